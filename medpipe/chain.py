@@ -1,0 +1,121 @@
+"""The chain in a workspace: each verb's record at `<workspace>/<noun>/<made_from[:12]>`, from source to release.
+
+The six functions here place a record and make it; `run` composes them in one process. `flows/refresh.py` composes the
+same six through Prefect.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from medpipe.cohort import generate as generate_
+from medpipe.deid import deidentify as deidentify_
+from medpipe.diffusion import train as train_
+from medpipe.errors import InputError
+from medpipe.gates import validate as validate_
+from medpipe.images import preprocess as preprocess_
+from medpipe.progress import Progress, silent
+from medpipe.recipe import Recipe
+from medpipe.records import Record
+from medpipe.release import release as release_
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Files of the two secrets: one makes pseudonyms, one signs releases. Made with mode 0600 where absent."""
+
+    pseudonym: Path
+    signing: Path
+
+
+def key_files(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None) -> Keys:
+    """Return where a workspace's key files are, given or its own; nothing is checked: a release needs no pseudonym key."""
+    return Keys(pseudonym or workspace / "private" / "pseudonym.key", signing or workspace / "private" / "signing.key")
+
+
+def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None) -> Keys:
+    """Return the key files of a workspace: those given, else `<workspace>/private/`.
+
+    Raises InputError when the pseudonym key is gone although the workspace holds Collections made with it: a new key
+    would give every patient a second identity; and when the workspace is a file.
+    """
+    if workspace.exists() and not workspace.is_dir():
+        raise InputError(f"the workspace {workspace} is a file: give a folder, existing or new")
+    found = key_files(workspace, pseudonym, signing)
+    collections = workspace / "collection"
+    if not found.pseudonym.exists() and collections.is_dir() and any(collections.iterdir()):
+        raise InputError(
+            f"the pseudonym key {found.pseudonym} is missing, and {workspace} holds records made with it: "
+            "put the key back, or give a new workspace"
+        )
+    return found
+
+
+def deidentify(
+    workspace: Path, source: Path, recipe: Recipe, keys: Keys, executor: Executor | None = None, progress: Progress = silent
+) -> Record:
+    """Make (or find) the Collection of `source` in `workspace`."""
+    place = deidentify_.made_from(source, recipe, key_file=keys.pseudonym).place(workspace)
+    return deidentify_.deidentify(source, place, recipe, key_file=keys.pseudonym, executor=executor, progress=progress)
+
+
+def preprocess(workspace: Path, collection: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:
+    """Make (or find) the Dataset of `collection` in `workspace`."""
+    place = preprocess_.made_from(collection, recipe).place(workspace)
+    return preprocess_.preprocess(collection, place, recipe, executor=executor, progress=progress)
+
+
+def train(workspace: Path, dataset: Path, recipe: Recipe, progress: Progress = silent) -> Record:
+    """Make (or find) the Checkpoint trained on `dataset` in `workspace`."""
+    place = train_.made_from(dataset, recipe).place(workspace)
+    return train_.train(dataset, place, recipe, progress=progress)
+
+
+def generate(workspace: Path, checkpoint: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:
+    """Make (or find) the Cohort sampled from `checkpoint` in `workspace`."""
+    place = generate_.made_from(checkpoint, recipe).place(workspace)
+    return generate_.generate(checkpoint, place, recipe, executor=executor, progress=progress)
+
+
+def validate(
+    workspace: Path, cohort: Path, dataset: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent
+) -> Record:
+    """Make (or find) the Report on `cohort` in `workspace`."""
+    place = validate_.made_from(cohort, dataset, recipe).place(workspace)
+    return validate_.validate(cohort, dataset, place, recipe, executor=executor, progress=progress)
+
+
+def release(workspace: Path, cohort: Path, report: Path, recipe: Recipe, keys: Keys, progress: Progress = silent) -> Record:
+    """Make (or find) the Release of `cohort` in `workspace` and point `release/current` at it.
+
+    Raises GateFailed, and leaves `current` where it was, when the Report did not pass.
+    """
+    place = release_.made_from(cohort, report, recipe, key_file=keys.signing).place(workspace)
+    made = release_.release(cohort, report, place, recipe, key_file=keys.signing, progress=progress)
+    _point(place.parent / "current", place.name)
+    return made
+
+
+def _point(link: Path, target: str) -> None:
+    """Move the pointer in one atomic step: a reader sees the last good release or the new one."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def run(
+    source: Path, workspace: Path, recipe: Recipe, keys: Keys, *, executor: Executor | None = None, progress: Progress = silent
+) -> Record:
+    """Run the whole chain in this process and return the Release; raises GateFailed with the Report's path."""
+    collection = deidentify(workspace, source, recipe, keys, executor, progress)
+    dataset = preprocess(workspace, collection.path, recipe, executor, progress)
+    checkpoint = train(workspace, dataset.path, recipe, progress)
+    cohort = generate(workspace, checkpoint.path, recipe, executor, progress)
+    report = validate(workspace, cohort.path, dataset.path, recipe, executor, progress)
+    return release(workspace, cohort.path, report.path, recipe, keys, progress)

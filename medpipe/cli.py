@@ -1,0 +1,308 @@
+"""The console script `medpipe`: parse, call one function, print the path of what it made.
+
+The last line on stdout is the path of the record; everything for a person goes to stderr. Exit status: 0 done,
+1 something failed, 2 wrong input, 3 a gate said no, 130 stopped by the person.
+
+`python -m flows.refresh` takes the same flags: it calls `run_arguments(parser)` and `recipe_from(namespace)`, runs
+under `guarded(work, debug)`, and ends with `ending(release, workspace)`, all four to be had from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+
+from medpipe import recipe as recipes
+from medpipe.cli_errors import guarded
+from medpipe.cli_flags import SETTINGS_FLAGS, Parser, as_flags, debug_argument, recipe_from, run_arguments, settings_arguments
+from medpipe.errors import GateFailed, InputError, RecordError
+from medpipe.progress import Progress, bars
+from medpipe.recipe import Recipe
+from medpipe.records import Record
+
+__all__ = ["ending", "guarded", "main", "recipe_from", "run_arguments"]
+
+CHAIN = """
+  source ──deidentify──▶ Collection ──preprocess──▶ Dataset ──train──▶ Checkpoint
+                                                       │                  │
+                                                       │              generate
+                                                       ▼                  ▼
+                           Release ◀──release── Report ◀──validate── Cohort
+"""
+FIRST = """Begin with
+  medpipe demo                                   the whole chain on a made-up hospital, a few minutes
+  medpipe recipe --list                          the recipes that medpipe carries
+  medpipe run --recipe NAME --source PATH --out WORKSPACE --dry-run
+
+Exit status: 0 done · 1 something failed · 2 wrong input · 3 a gate said no. The last line on stdout is the path made.
+"""
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = parser().parse_args(argv)
+    command: Command = arguments.command
+    return guarded(lambda: command(arguments), arguments.debug)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = Parser(prog="medpipe", description="From a hospital's images to a synthetic cohort that may be shared.\n" + CHAIN, epilog=FIRST)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "the whole chain on the phantom hospital", "[--out DIR] [--prefect]")
+    demo.add_argument("--out", type=Path, default=Path("medpipe-demo"), metavar="DIR", help="folder to write (default medpipe-demo)")
+    demo.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="a recipe for the phantom hospital (default demo)")
+    demo.add_argument("--dry-run", action="store_true", help="write the hospital, then print what would be done")
+    settings_arguments(demo)
+
+    run = _command(commands, "run", _run, "the whole chain on your images", "--recipe NAME|FILE --source PATH --out WORKSPACE [--key FILE]")
+    run_arguments(run)
+    for chain in (demo, run):
+        chain.add_argument("--prefect", action="store_true", help="run as a Prefect flow, to be seen in the Prefect UI")
+
+    phantom = _command(commands, "phantom", _phantom, "write the phantom hospital's DICOM export", "DIR [--patients N] [--seed N]", False)
+    phantom.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder to write")
+    phantom.add_argument("--patients", type=_count, metavar="N", help="patients in the hospital (default: as the demo has)")
+    phantom.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed is another hospital (default 0)")
+
+    _verb(commands, "deidentify", _deidentify, "make a Collection of DICOM files or an .npz", ("source",), ("source", "deid", "compute"))
+    _verb(commands, "preprocess", _preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
+    _verb(commands, "train", _train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "compute"))
+    _verb(commands, "generate", _generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
+    _verb(commands, "validate", _validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
+    _verb(commands, "release", _release, "write the shareable folder of a Cohort that passed", ("cohort", "report"), ("release",))
+
+    verify = _command(commands, "verify", _verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
+    verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
+    verify.add_argument("--public-key", type=Path, metavar="FILE", help="key that must have signed the release")
+
+    recipe = _command(commands, "recipe", _recipe, "print the resolved recipe as YAML", "[--recipe NAME|FILE] [--list]")
+    recipe.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
+    recipe.add_argument("--list", action="store_true", help="list the recipes that medpipe carries")
+    settings_arguments(recipe)
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[Parser], name: str, command: Command, what: str, usage: str, settings: bool = True
+) -> Parser:
+    """Add one command; those with settings get a usage line that does not list all of them."""
+    tail = " [--section.field VALUE ...]" if settings else ""
+    epilog = SETTINGS_FLAGS if settings else None
+    made = commands.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + ".", usage=f"medpipe {name} {usage}{tail}", epilog=epilog
+    )
+    made.set_defaults(command=command)
+    if name != "run":  # run_arguments brings it, for flows.refresh has it too
+        debug_argument(made)
+    return made
+
+
+def _verb(
+    commands: argparse._SubParsersAction[Parser],
+    name: str,
+    command: Command,
+    what: str,
+    inputs: tuple[str, ...],
+    sections: tuple[str, ...],
+) -> None:
+    """Add one verb from record to record: its inputs, OUT, a key where it needs one, and its settings."""
+    keyed = name in ("deidentify", "release")
+    usage = " ".join(part.upper() for part in (*inputs, "out")) + (" --key FILE" if keyed else "") + " [--recipe NAME|FILE]"
+    verb = _command(commands, name, command, what, usage)
+    for part in inputs:
+        text = "folder of DICOM files, or an .npz file of arrays" if part == "source" else f"folder of the {part.capitalize()}"
+        verb.add_argument(part, type=Path, metavar=part.upper(), help=text)
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the record to make; an unfinished one is gone on with")
+    if keyed:
+        secret = "pseudonym" if name == "deidentify" else "signing"
+        verb.add_argument("--key", required=True, type=Path, metavar="FILE", help=f"{secret} key, made where absent")
+    verb.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
+    settings_arguments(verb, shown=sections)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not '{text}'")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, not '{text}'")
+    return int(text)
+
+
+@contextmanager
+def _workers(recipe: Recipe) -> Iterator[tuple[Executor | None, Progress]]:
+    """Give the worker processes of the recipe and the progress bars."""
+    from medpipe.parallel import processes
+
+    if recipe.compute.scheduler:
+        raise InputError("compute.scheduler needs 'medpipe run --prefect': without Prefect the work stays on this machine")
+    with bars() as progress, processes(recipe.compute.workers) as executor:
+        yield executor, progress
+
+
+def ending(release: Record, workspace: Path) -> None:
+    """Show a finished run's verdicts, release and page on stderr, and print the release's path on stdout."""
+    from medpipe import cli_show
+
+    cli_show.ending(release, workspace)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from medpipe.sources.phantom import write_hospital
+
+    arguments.source, workspace = arguments.out / "hospital", arguments.out / "workspace"
+    with bars() as progress:
+        write_hospital(arguments.source, progress=progress)
+    arguments.out, arguments.key, arguments.signing_key = workspace, None, None
+    return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    recipe = recipe_from(arguments)
+    if arguments.prefect and not arguments.dry_run:
+        return _through_prefect(arguments)
+    from medpipe import chain, cli_show
+    from medpipe.plan import plan
+
+    workspace: Path = arguments.out
+    keys = chain.keys(workspace, arguments.key, arguments.signing_key)
+    if arguments.dry_run:
+        cli_show.console().print(cli_show.plan(plan(arguments.source, workspace, recipe, keys), workspace))
+        return 0
+    try:
+        with _workers(recipe) as (executor, progress):
+            made = chain.run(arguments.source, workspace, recipe, keys, executor=executor, progress=progress)
+    except GateFailed as failure:
+        if failure.report is not None:
+            _show_report(failure.report)
+        raise
+    ending(made, workspace)
+    return 0
+
+
+def _through_prefect(arguments: argparse.Namespace) -> int:
+    """Start the flow as a process with the same flags: the library never imports Prefect. Forwards its exit status."""
+    command = [sys.executable, "-m", "flows.refresh", "--recipe", str(arguments.recipe)]
+    command += ["--source", str(arguments.source), "--out", str(arguments.out), *as_flags(arguments)]
+    for flag, value in (("--key", arguments.key), ("--signing-key", arguments.signing_key)):
+        command += [] if value is None else [flag, str(value)]
+    command += ["--debug"] if arguments.debug else []
+    sys.stdout.flush()
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait()  # the flow got the same signal, and says itself how to go on
+
+
+def _show_report(path: Path) -> None:
+    from medpipe import cli_show, records
+
+    cli_show.console().print(cli_show.verdicts(records.load(path, "Report")))
+
+
+def _phantom(arguments: argparse.Namespace) -> int:
+    from medpipe.sources.phantom import write_hospital
+
+    size = {} if arguments.patients is None else {"patients": arguments.patients}
+    with bars() as progress:
+        write_hospital(arguments.folder, seed=arguments.seed, progress=progress, **size)
+    print(arguments.folder)
+    return 0
+
+
+def _done(record: Record) -> int:
+    from medpipe import cli_show
+
+    cli_show.result(record)
+    return 0
+
+
+def _deidentify(arguments: argparse.Namespace) -> int:
+    from medpipe.deid.deidentify import deidentify
+
+    recipe = recipe_from(arguments)
+    with _workers(recipe) as (executor, progress):
+        return _done(deidentify(arguments.source, arguments.out, recipe, key_file=arguments.key, executor=executor, progress=progress))
+
+
+def _preprocess(arguments: argparse.Namespace) -> int:
+    from medpipe.images.preprocess import preprocess
+
+    recipe = recipe_from(arguments)
+    with _workers(recipe) as (executor, progress):
+        return _done(preprocess(arguments.collection, arguments.out, recipe, executor=executor, progress=progress))
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from medpipe.diffusion.train import train
+
+    recipe = recipe_from(arguments)
+    with bars() as progress:
+        return _done(train(arguments.dataset, arguments.out, recipe, progress=progress))
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from medpipe.cohort.generate import generate
+
+    recipe = recipe_from(arguments)
+    with _workers(recipe) as (executor, progress):
+        return _done(generate(arguments.checkpoint, arguments.out, recipe, executor=executor, progress=progress))
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from medpipe.gates.validate import validate
+
+    recipe = recipe_from(arguments)
+    with _workers(recipe) as (executor, progress):
+        report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
+    _show_report(report.path)
+    _done(report)
+    return 0 if report.facts["passed"] else GateFailed.exit_status
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from medpipe.release.release import release
+
+    recipe = recipe_from(arguments)
+    with bars() as progress:
+        return _done(release(arguments.cohort, arguments.report, arguments.out, recipe, key_file=arguments.key, progress=progress))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from medpipe import cli_show
+    from medpipe.custody import verify
+
+    found = verify(arguments.path, arguments.public_key)
+    cli_show.console().print(cli_show.links(found))
+    altered = [link for link in found if link.state == "altered"]
+    if altered:
+        raise RecordError(f"{altered[0].what} was altered after it was sealed ({altered[0].problems[0]}): make it again, or fetch it again")
+    print(arguments.path)
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        from medpipe import cli_show
+
+        cli_show.console().print(cli_show.recipe_list())
+        print("\n".join(recipes.names()))
+        return 0
+    sys.stdout.write(recipes.dump(recipe_from(arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What the command line shows a person: tables on stderr, so that stdout stays the path that a script wants."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from medpipe import recipe as recipes
+from medpipe import records
+from medpipe.custody import Link
+from medpipe.plan import Step
+from medpipe.records import Record
+
+_STATES = {"intact": "green", "altered": "bold red", "not here": "yellow"}
+_STEPS = {"done": "green", "goes on": "yellow", "to do": "bold", "waits": "dim"}
+
+
+def console() -> Console:
+    """A console on stderr; where nobody watches, lines are not folded at 80 columns."""
+    shown = Console(stderr=True, highlight=False)
+    return shown if shown.is_terminal else Console(stderr=True, highlight=False, width=160)
+
+
+def result(record: Record) -> None:
+    """Print the path of the record made: the last line on stdout, and the only one."""
+    sys.stderr.flush()
+    print(record.path, flush=True)
+
+
+def ending(record: Record, workspace: Path) -> None:
+    """Show what a finished run made: the verdicts, the release and its page; then the release's path on stdout."""
+    shown = console()
+    report = _report_of(record, workspace)
+    if report is not None:
+        shown.print(verdicts(report))
+    for folder in sorted(record.path.glob("*/report.html")):
+        shown.print(f"release  {folder.parent}\nreport   {folder}", soft_wrap=True)
+    result(record)
+
+
+def verdicts(report: Record) -> Table:
+    """The verdict table of a Report."""
+    table = Table(title="Verdicts", title_justify="left")
+    for name in ("gate", "value", "95 % interval", "bound", "real data reach", "verdict"):
+        table.add_column(name, justify="left" if name in ("gate", "verdict") else "right")
+    for verdict in json.loads((report.path / "report.json").read_text())["verdicts"]:
+        state = "[green]passed[/]" if verdict["passed"] else "[bold red]FAILED[/]"
+        interval = f"{_number(verdict['low'])} – {_number(verdict['high'])}"
+        bound = f"{verdict['direction']} {_number(verdict['bound'])}"
+        table.add_row(verdict["name"], _number(verdict["value"]), interval, bound, _number(verdict["baseline"]), state)
+    return table
+
+
+def plan(steps: Sequence[Step], workspace: Path) -> Table:
+    """The plan of a run."""
+    table = Table(title=f"Plan for {workspace}", title_justify="left")
+    for name in ("stage", "makes", "state", "costs", "place"):
+        table.add_column(name)
+    for step in steps:
+        place = "known when the stage before is done" if step.place is None else str(step.place.relative_to(workspace))
+        table.add_row(step.verb, step.noun, f"[{_STEPS[step.state]}]{step.state}[/]", step.cost, place)
+    return table
+
+
+def links(found: Sequence[Link]) -> Table:
+    """What `medpipe verify` found."""
+    table = Table(title="Chain of custody", title_justify="left")
+    for name in ("record", "state", "what is wrong"):
+        table.add_column(name)
+    for link in found:
+        table.add_row(link.what, f"[{_STATES[link.state]}]{link.state}[/]", "; ".join(link.problems[:3]) + _more(len(link.problems) - 3))
+    return table
+
+
+def recipe_list() -> Table:
+    """The recipes that medpipe carries, each with the first comment line of its file."""
+    table = Table(title="Recipes", title_justify="left")
+    table.add_column("name")
+    table.add_column("what it is")
+    for name in recipes.names():
+        table.add_row(name, recipes.headline(name))
+    return table
+
+
+def _report_of(release: Record, workspace: Path) -> Record | None:
+    """The Report that a Release was made from, where the workspace still has it."""
+    wanted = release.made_from["inputs"].get("report")
+    for path in sorted((workspace / "report").glob(f"*/{records.RECORD}")):
+        if json.loads(path.read_text()).get("content") == wanted:
+            return records.load(path.parent, "Report")
+    return None
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""

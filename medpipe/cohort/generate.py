@@ -1,0 +1,136 @@
+"""generate: a Checkpoint becomes a Cohort.
+
+The unit of work is a shard: one range of samples, one file, one owner. A sample depends on the seed and its own number,
+never on how many workers there are or in which order shards are made; a run that was killed makes the missing shards.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medpipe import __version__, records, store
+from medpipe.cohort import plan
+from medpipe.diffusion import checkpoint, samplers
+from medpipe.diffusion import device as devices
+from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.denoiser import guided
+from medpipe.errors import MedpipeError
+from medpipe.images.transforms import to_stored
+from medpipe.parallel import each
+from medpipe.progress import Progress, silent
+from medpipe.recipe import Recipe
+from medpipe.records import MadeFrom, Record
+
+
+def made_from(checkpoint: Path, recipe: Recipe) -> MadeFrom:
+    """Say what the Cohort would be made from."""
+    source = records.load(checkpoint, "Checkpoint")
+    return MadeFrom("Cohort", {"checkpoint": source.content}, recipe.settings("cohort"), recipe.seed, __version__)
+
+
+def generate(checkpoint: Path, out: Path, recipe: Recipe, *, executor: Executor | None = None, progress: Progress = silent) -> Record:
+    """Sample the cohort that `recipe` asks for from `checkpoint` and write it to `out`.
+
+    Raises RecordError for an altered Checkpoint, MedpipeError when samples are not numbers.
+    """
+    wanted = made_from(checkpoint, recipe)
+    if (done := records.finished(out, wanted)) is not None:
+        return done
+    source = records.load(checkpoint, "Checkpoint", verify=True)
+    begun = time.monotonic()
+    with records.making(out, wanted) as making:
+        model = _prepare(source.path, out, recipe)
+        marks = making.state / "shards"
+        marks.mkdir(exist_ok=True)
+        missing = [
+            Shard(source.path, out, rows.start, rows.stop, recipe.model_dump_json())
+            for rows in store.shards(out)
+            if not (marks / str(rows.start)).exists()
+        ]
+        total = recipe.cohort.images
+        made = total - sum(shard.stop - shard.start for shard in missing)
+        progress("generate", made, total)
+        for shard, _ in each(executor, sample_shard, missing):
+            (marks / str(shard.start)).touch()
+            made += shard.stop - shard.start
+            progress("generate", made, total)
+        store.consolidate(out)
+        return making.seal(_facts(model, recipe, time.monotonic() - begun))
+
+
+def _prepare(source: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write the cohort's table, its empty store and the copies of what it came from."""
+    model = checkpoint.open_model(source)
+    for name in (checkpoint.MODEL, checkpoint.CURVE):
+        shutil.copyfile(source / name, out / name)
+    plan.subjects(model, recipe.cohort, recipe.seed).to_parquet(out / "index.parquet", index=False)
+    attributes = {"synthetic": True, "spacing_mm": model["spacing_mm"], "modality": model["modality"]}
+    store.create(out, recipe.cohort.images, tuple(model["shape"]), model["dtype"], shard=recipe.cohort.shard, attributes=attributes)
+    return model
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard to make: paths and numbers only, so that it travels to any worker."""
+
+    checkpoint: Path
+    out: Path
+    start: int
+    stop: int
+    recipe: str
+    """The recipe as JSON."""
+
+
+@torch.no_grad()
+def sample_shard(shard: Shard) -> int:
+    """Sample and write one shard; return its number of images.
+
+    One thread on a CPU: a result may depend on the number of threads in its last bit, and workers scale better.
+    """
+    recipe = Recipe.model_validate(json.loads(shard.recipe))
+    settings, device = recipe.cohort, devices.device(recipe.compute.device)
+    model = checkpoint.open_model(shard.checkpoint)
+    table = pd.read_parquet(shard.out / "index.parquet").iloc[shard.start : shard.stop]
+    conditions = Conditions.from_json(model["conditions"]).encode(table)
+    sigmas = samplers.karras(settings.steps, settings.sigma_min, settings.sigma_max)
+    sample = samplers.sampler(settings.sampler)
+    dtype = devices.precision(model["precision"], device)
+    images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
+    with devices.threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        denoiser = checkpoint.open_denoiser(shard.checkpoint, device)
+        for first in range(0, len(images), settings.batch):
+            last = min(first + settings.batch, len(images))
+            start = plan.start(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))
+            denoise = guided(denoiser, conditions[first:last].to(device), settings.guidance)
+            drawn = sample(denoise, start.to(device) * float(sigmas[0]), sigmas).float().cpu().numpy() + model["data_mean"]
+            if not np.isfinite(drawn).all():
+                raise MedpipeError(
+                    f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"
+                )
+            images[first:last] = to_stored(drawn, model["dtype"])
+    store.write_shard(shard.out, range(shard.start, shard.stop), images)
+    return len(images)
+
+
+def _facts(model: dict[str, Any], recipe: Recipe, seconds: float) -> dict[str, Any]:
+    settings = recipe.cohort
+    copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
+    return {key: model[key] for key in copied} | {
+        "images": settings.images,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "evaluations": samplers.evaluations(settings.sampler, settings.steps),
+        "guidance": settings.guidance,
+        "composition": settings.composition,
+        "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
+    }

@@ -1,0 +1,30 @@
+"""The plan of a cohort: who is in it and how the work is cut, decided before any image is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+
+from medpipe import seeds
+from medpipe.diffusion import conditioning
+from medpipe.diffusion.conditioning import Conditions
+from medpipe.recipe import CohortSettings
+
+
+def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:
+    """Return the cohort's table: row, id, label and covariates, one line per synthetic subject."""
+    conditions = Conditions.from_json(model["conditions"])
+    table = conditioning.draw(conditions, settings.images, settings.composition, seeds.generator(seed, "subjects"))
+    if "label" not in table:
+        table.insert(0, "label", None)
+    table.insert(0, "id", [f"S{number:06d}" for number in range(1, settings.images + 1)])
+    table.insert(0, "row", range(settings.images))
+    return table
+
+
+def start(seed: int, rows: range, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the noise (N, C, …) from which the samples `rows` begin: one generator per sample, however the work is cut."""
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seeds.child(seed, "sample", row))) for row in rows]
+    return torch.stack(noise)

@@ -1,0 +1,51 @@
+"""Which device, precision and compilation a run gets: fixed rules, so that an interrupted run goes on the same way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+
+from medpipe.errors import InputError
+
+
+def device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """Return "cuda" where there is one and it is not ruled out, else "cpu"."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("compute.device is 'cuda' and this machine has no CUDA device: use 'auto' or 'cpu'")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def precision(wanted: Literal["auto", "fp32", "bf16"], on: str) -> torch.dtype:
+    """Return the dtype of the network's products: bf16 only where the hardware multiplies it."""
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
+    if on == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = cast(dict[str, Any], torch.cpu.get_capabilities())
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+
+
+COMPILE_PAYS_IMAGES = 200_000
+"""Fewer training images than this end before a compilation (20 to 200 s) has paid for itself."""
+
+
+def compiles(wanted: Literal["auto", "on", "off"], on: str, dtype: torch.dtype, images: int) -> bool:
+    """Say whether to compile: by measurement it pays in bf16 and on GPUs, and not in fp32 on a CPU (docs/training.md)."""
+    if wanted != "auto":
+        return wanted == "on"
+    return images >= COMPILE_PAYS_IMAGES and dtype == torch.bfloat16 and (on == "cuda" or shutil.which("g++") is not None)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads inside, and as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

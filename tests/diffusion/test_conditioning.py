@@ -1,0 +1,81 @@
+"""Conditions: encoding, hiding and drawing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medpipe.diffusion.conditioning import Conditions, draw, fit
+from medpipe.errors import InputError
+
+CLASSES = ["a", "b", "never"]
+COVARIATES = [{"name": "age", "kind": "continuous"}, {"name": "sex", "kind": "categorical", "values": ["F", "M"]}]
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"label": generator.choice(["a", "b"], 200, p=[0.9, 0.1]), "sex": generator.choice(["F", "M"], 200)})
+    frame["age"] = np.where(frame["label"] == "a", generator.normal(30, 3, 200), generator.normal(70, 3, 200))
+    frame.loc[0, "age"], frame.loc[1, "sex"] = np.nan, None
+    return frame
+
+
+@pytest.fixture
+def conditions(table: pd.DataFrame) -> Conditions:
+    return fit(table, CLASSES, COVARIATES)
+
+
+def test_a_row_is_its_values_then_its_presence_flags(conditions: Conditions) -> None:
+    mean, sd = conditions.items[1].mean, conditions.items[1].sd
+    vector = conditions.encode(pd.DataFrame({"label": ["b"], "age": [mean + sd], "sex": ["M"]}))
+    torch.testing.assert_close(vector, torch.tensor([[0, 1, 0, 1, 0, 1, 1, 1, 1]], dtype=torch.float32))
+
+
+def test_a_missing_value_is_zeros_with_its_flag_down(conditions: Conditions) -> None:
+    vector = conditions.encode(pd.DataFrame({"label": ["a"], "age": [np.nan], "sex": [None]}))
+    assert vector.tolist() == [[1, 0, 0, 0, 0, 0, 1, 0, 0]]
+
+
+def test_a_value_that_training_never_saw_is_refused_without_naming_it(conditions: Conditions) -> None:
+    with pytest.raises(InputError, match="label has 1 value"):
+        conditions.encode(pd.DataFrame({"label": ["secret"], "age": [1.0], "sex": ["F"]}))
+
+
+def test_hiding_removes_whole_conditions_as_often_as_asked(conditions: Conditions) -> None:
+    vector = torch.ones(4000, conditions.width)
+    hidden = conditions.hide(vector, 0.2, 0.25, torch.Generator().manual_seed(0))
+    assert (hidden.sum(dim=1) == 0).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.25**3, abs=0.03)
+    assert hidden[:, -1].mean().item() == pytest.approx(0.8 * 0.75, abs=0.03)
+    assert torch.equal(hidden[:, 0], hidden[:, 6]), "the slots of the class and its flag are hidden together"
+    assert torch.equal(conditions.hide(vector, 1.0, 0.0, torch.Generator()), torch.zeros_like(vector))
+
+
+def test_conditions_survive_json(conditions: Conditions) -> None:
+    assert Conditions.from_json(conditions.as_json()) == conditions
+
+
+def test_classes_are_drawn_in_exact_shares(conditions: Conditions, table: pd.DataFrame) -> None:
+    drawn = draw(conditions, 1000, "as_trained", np.random.default_rng(1))
+    share = (table["label"] == "a").mean()
+    assert (drawn["label"] == "a").sum() == pytest.approx(1000 * share, abs=1)
+    assert "never" not in set(drawn["label"])
+    assert draw(conditions, 1001, "balanced", np.random.default_rng(1))["label"].value_counts().max() == 501
+
+
+def test_covariates_follow_their_class_and_stay_inside_its_range(conditions: Conditions) -> None:
+    drawn = draw(conditions, 2000, "balanced", np.random.default_rng(1))
+    means = drawn.groupby("label")["age"].mean()
+    assert means["a"] == pytest.approx(30, abs=1)
+    assert means["b"] == pytest.approx(70, abs=1)
+    spread = conditions.items[1].population["a"]  # type: ignore[index]
+    assert drawn.loc[drawn["label"] == "a", "age"].between(round(spread["low"], 1), round(spread["high"], 1)).all()
+
+
+def test_images_without_classes_or_covariates_need_no_conditions() -> None:
+    nothing = fit(pd.DataFrame({"label": [None, None]}), [], [])
+    assert nothing.width == 0
+    assert nothing.encode(pd.DataFrame(index=range(3))).shape == (3, 0)
+    assert len(draw(nothing, 5, "as_trained", np.random.default_rng(0))) == 5

@@ -79,6 +79,7 @@ class _Chain:
         """Judge the record at `path`; return the places of the records that it was made from."""
         record, problems = _reread(path)
         above: list[Path] = []
+        missing_links: dict[Path, Link] = {}
         if record is not None:
             self.records[path] = record
             for role, content in _inputs(record).items():
@@ -88,10 +89,13 @@ class _Chain:
                     continue
                 missing = f"{role.capitalize()} {content[:12]}"
                 if spoilt:
-                    problems.append(f"it was made from {missing}, which is not here, and {role}/{spoilt[0].name} cannot be read")
-                self.links[Path(role, content)] = Link(missing, None, "not here", (), ("not found here, so not judged",))
+                    problems.append(
+                        f"it was made from {missing}, which is not here, and {role}/{spoilt[0].name}/{records.RECORD} was altered"
+                    )
+                missing_links[Path(role, content)] = Link(missing, None, "not here", (), ("not found here, so not judged",))
         what = f"{record.noun} {record.content[:12]}" if record else f"{_noun(path) or 'Record'} at {path.name}"
         self.links[path] = Link(what, path, "altered" if problems else "intact", tuple(problems))
+        self.links.update(missing_links)
         return above
 
     def _compare(self, top: Record) -> None:

@@ -18,7 +18,6 @@ import medpipe.release  # noqa: F401 - the room has the verb's name: bound now a
 if TYPE_CHECKING:
     from medpipe.chain import Keys, run
     from medpipe.cohort.generate import generate
-    from medpipe.custody import verify
     from medpipe.deid.deidentify import deidentify
     from medpipe.diffusion.train import train
     from medpipe.errors import ConsentError, GateFailed, InputError, MedpipeError, PrivacyError, RecordError
@@ -53,7 +52,6 @@ __all__ = [
     "run",
     "train",
     "validate",
-    "verify",
 ]
 
 _HOMES = {
@@ -76,7 +74,6 @@ _HOMES = {
     "run": "medpipe.chain",
     "train": "medpipe.diffusion.train",
     "validate": "medpipe.gates.validate",
-    "verify": "medpipe.custody",
 }
 
 

@@ -40,7 +40,7 @@ def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = 
     """Return the key files of a workspace: those given, else `<workspace>/private/`.
 
     Raises InputError when the pseudonym key is gone although the workspace holds Collections made with it: a new key
-    would give every patient a second identity; and when the workspace is a file.
+    would give every patient a second identity; likewise the signing key and releases; and when the workspace is a file.
     """
     if workspace.exists() and not workspace.is_dir():
         raise InputError(f"the workspace {workspace} is a file: give a folder, existing or new")
@@ -50,6 +50,12 @@ def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = 
         raise InputError(
             f"the pseudonym key {found.pseudonym} is missing, and {workspace} holds records made with it: "
             "put the key back, or give a new workspace"
+        )
+    releases = workspace / "release"
+    if not found.signing.exists() and releases.is_dir() and any(releases.iterdir()):
+        raise InputError(
+            f"the signing key {found.signing} is missing, and {workspace} holds releases signed with it: "
+            "put the key back, or name another with --signing-key and make its public key known"
         )
     return found
 

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     phantom = _command(commands, "phantom", _phantom, "write the phantom hospital's DICOM export", "DIR [--patients N] [--seed N]", False)
     phantom.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder to write")
-    phantom.add_argument("--patients", type=_count, metavar="N", help="patients in the hospital (default: as the demo has)")
+    phantom.add_argument("--patients", type=_count, default=160, metavar="N", help="patients in the hospital (default 160)")
     phantom.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed is another hospital (default 0)")
 
     _verb(commands, "deidentify", _deidentify, "make a Collection of DICOM files or an .npz", ("source",), ("source", "deid", "compute"))
@@ -159,11 +159,12 @@ def ending(release: Record, workspace: Path) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from medpipe.sources.phantom import write_hospital
+    from medpipe.sources import phantom
 
     arguments.source, workspace = arguments.out / "hospital", arguments.out / "workspace"
-    with bars() as progress:
-        write_hospital(arguments.source, progress=progress)
+    if not (arguments.source / phantom.TABLE).exists():  # it is moved to its place when it is whole
+        with _workers(recipe_from(arguments)) as (executor, progress):
+            phantom.write(arguments.source, progress=progress, executor=executor)
     arguments.out, arguments.key, arguments.signing_key = workspace, None, None
     return _run(arguments)
 
@@ -213,11 +214,10 @@ def _show_report(path: Path) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> int:
-    from medpipe.sources.phantom import write_hospital
+    from medpipe.sources import phantom
 
-    size = {} if arguments.patients is None else {"patients": arguments.patients}
     with bars() as progress:
-        write_hospital(arguments.folder, seed=arguments.seed, progress=progress, **size)
+        phantom.write(arguments.folder, patients=arguments.patients, seed=arguments.seed, progress=progress)
     print(arguments.folder)
     return 0
 
@@ -282,13 +282,14 @@ def _release(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from medpipe import cli_show
-    from medpipe.custody import verify
+    from medpipe.verify import chain_of
 
-    found = verify(arguments.path, arguments.public_key)
-    cli_show.console().print(cli_show.links(found))
-    altered = [link for link in found if link.state == "altered"]
-    if altered:
-        raise RecordError(f"{altered[0].what} was altered after it was sealed ({altered[0].problems[0]}): make it again, or fetch it again")
+    links = chain_of(arguments.path, arguments.public_key)
+    cli_show.console().print(cli_show.links(links))
+    wrong = [f"{link.what}: {problem}" for link in links for problem in link.problems]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise RecordError(f"{wrong[0]}{more}: it is not what was sealed, so make it again, or fetch it again")
     print(arguments.path)
     return 0
 

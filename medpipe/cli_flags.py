@@ -20,10 +20,8 @@ from pydantic.fields import FieldInfo
 from medpipe import recipe as recipes
 from medpipe.recipe import SECTIONS, Recipe, Section
 
-SETTINGS_FLAGS = (
-    "Every setting of the recipe is a flag, --section.field VALUE; lists are separated by commas, yes and no are true "
-    "and false, 'none' empties an optional setting. A flag goes before the recipe, the recipe before the default shown."
-)
+SETTINGS_FLAGS = """Every setting of the recipe is a flag, --section.field VALUE; lists are separated by commas, yes and no are true and
+false, 'none' empties an optional setting. A flag goes before the recipe, the recipe before the default shown."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,15 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from medpipe import recipe as recipes
 from medpipe import records
-from medpipe.custody import Link
-from medpipe.plan import Step
 from medpipe.records import Record
+
+if TYPE_CHECKING:  # they bring torch, which a list of recipes does without
+    from medpipe.plan import Step
+    from medpipe.verify import Link
 
 _STATES = {"intact": "green", "altered": "bold red", "not here": "yellow"}
 _STEPS = {"done": "green", "goes on": "yellow", "to do": "bold", "waits": "dim"}
@@ -62,7 +65,8 @@ def plan(steps: Sequence[Step], workspace: Path) -> Table:
     for name in ("stage", "makes", "state", "costs", "place"):
         table.add_column(name)
     for step in steps:
-        place = "known when the stage before is done" if step.place is None else str(step.place.relative_to(workspace))
+        unknown = "known when the stage before is done" if step.state == "waits" else "known when its key is made"
+        place = unknown if step.place is None else str(step.place.relative_to(workspace))
         table.add_row(step.verb, step.noun, f"[{_STEPS[step.state]}]{step.state}[/]", step.cost, place)
     return table
 
@@ -70,10 +74,11 @@ def plan(steps: Sequence[Step], workspace: Path) -> Table:
 def links(found: Sequence[Link]) -> Table:
     """What `medpipe verify` found."""
     table = Table(title="Chain of custody", title_justify="left")
-    for name in ("record", "state", "what is wrong"):
+    for name in ("record", "state", "what was found"):
         table.add_column(name)
     for link in found:
-        table.add_row(link.what, f"[{_STATES[link.state]}]{link.state}[/]", "; ".join(link.problems[:3]) + _more(len(link.problems) - 3))
+        told = [*link.problems, *link.notes]
+        table.add_row(link.what, f"[{_STATES[link.state]}]{link.state}[/]", "; ".join(told[:4]) + _more(len(told) - 4))
     return table
 
 

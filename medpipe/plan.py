@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from medpipe.chain import Keys
 from medpipe.cohort import generate
 from medpipe.deid import deidentify
 from medpipe.diffusion import train
+from medpipe.errors import InputError
 from medpipe.gates import validate
 from medpipe.images import preprocess
 from medpipe.recipe import Recipe
@@ -23,7 +25,7 @@ State = Literal["done", "goes on", "to do", "waits"]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a run: `waits` means that its place is known only when the stage before it is done."""
+    """One stage of a run. It has no place yet where it `waits` for the stage before, or where its key is still to be made."""
 
     verb: str
     noun: Noun
@@ -33,24 +35,34 @@ class Step:
 
 
 def plan(source: Path, workspace: Path, recipe: Recipe, keys: Keys) -> list[Step]:
-    """List the six stages of a run without doing any; raises InputError or RecordError where the run would at once."""
-    collection, first = _step("deidentify", "Collection", workspace, lambda: deidentify.made_from(source, recipe, key_file=keys.pseudonym))
-    dataset, second = _step("preprocess", "Dataset", workspace, collection and (lambda: preprocess.made_from(collection.path, recipe)))
-    checkpoint, third = _step("train", "Checkpoint", workspace, dataset and (lambda: train.made_from(dataset.path, recipe)))
-    cohort, fourth = _step("generate", "Cohort", workspace, checkpoint and (lambda: generate.made_from(checkpoint.path, recipe)))
-    judged = cohort and dataset and (lambda: validate.made_from(cohort.path, dataset.path, recipe))
-    report, fifth = _step("validate", "Report", workspace, judged or None)
-    shared = cohort and report and (lambda: release.made_from(cohort.path, report.path, recipe, key_file=keys.signing))
-    _, sixth = _step("release", "Release", workspace, shared or None)
+    """List the six stages of a run without doing any, nor making a key; raises InputError or RecordError where the run would at once."""
+    if not source.exists():
+        raise InputError(f"there is no source at {source}: give a folder of DICOM files, or an .npz file of arrays")
+    place, key = workspace, keys.signing
+    read = partial(deidentify.made_from, source, recipe, key_file=keys.pseudonym)
+    collection, one = _step("deidentify", "Collection", place, read, secret=keys.pseudonym)
+    dataset, two = _step("preprocess", "Dataset", place, lambda path: preprocess.made_from(path, recipe), collection)
+    checkpoint, three = _step("train", "Checkpoint", place, lambda path: train.made_from(path, recipe), dataset)
+    cohort, four = _step("generate", "Cohort", place, lambda path: generate.made_from(path, recipe), checkpoint)
+    report, five = _step("validate", "Report", place, lambda path, data: validate.made_from(path, data, recipe), cohort, dataset)
+    sign = partial(release.made_from, recipe=recipe, key_file=key)
+    _, six = _step("release", "Release", place, sign, cohort, report, secret=key)
     costs = _costs(recipe, collection)
-    steps = (first, second, third, fourth, fifth, sixth)
-    return [Step(step.verb, step.noun, step.place, step.state, costs[step.verb]) for step in steps]
+    if report is not None and not report.facts["passed"]:
+        costs["release"] = "nothing: a gate said no"
+    return [replace(step, cost=costs[step.verb]) for step in (one, two, three, four, five, six)]
 
 
-def _step(verb: str, noun: Noun, workspace: Path, made: Callable[[], MadeFrom] | None) -> tuple[Record | None, Step]:
-    if made is None:
+def _step(
+    verb: str, noun: Noun, workspace: Path, made: Callable[..., MadeFrom], *inputs: Record | None, secret: Path | None = None
+) -> tuple[Record | None, Step]:
+    """Place one stage, where its inputs are there; `made` is given their paths. Without its secret, it has no place yet."""
+    paths = [record.path for record in inputs if record is not None]
+    if len(paths) < len(inputs):
         return None, Step(verb, noun, None, "waits", "")
-    wanted = made()
+    if secret is not None and not secret.exists():
+        return None, Step(verb, noun, None, "to do", "")  # the key is part of what it is made from, and a plan makes nothing
+    wanted = made(*paths)
     place = wanted.place(workspace)
     record = records.finished(place, wanted)
     state: State = "done" if record else "goes on" if (place / records.MAKING).exists() else "to do"

@@ -74,7 +74,7 @@ class ImagesSettings(Section):
     spacing_mm: Annotated[float, Field(gt=0)] | None = None
     """Resample to this step in millimetres and keep the centre (DICOM only); empty keeps the whole field of view."""
     modalities: list[str] = []
-    """DICOM modalities to use, such as CT, or CR and DX together; may be empty where the source has only one."""
+    """DICOM modalities to use, such as CT; may be empty where the source has only one (CR, DX and RG count as one)."""
     secondary_captures: bool = False
     """Use secondary captures too, which are mostly screenshots and pages with text."""
     percentile_low: Annotated[float, Field(ge=0, lt=50)] = 0.5
@@ -169,7 +169,7 @@ class GatesSettings(Section):
 
     resamples: Annotated[int, Field(ge=20, le=1000)] = 50
     """Resamples behind every interval."""
-    feature_images: Positive = 60_000
+    feature_images: Positive = 20_000
     """Images over which the feature network is trained on the training split."""
     frechet_ratio_max: Annotated[float, Field(ge=1)] = 1.5
     """Fréchet distance to the training split, relative to that of real held-out images."""
@@ -179,6 +179,12 @@ class GatesSettings(Section):
     """How far precision may fall below that of real held-out images."""
     recall_drop_max: Fraction = 0.2
     """How far recall may fall below that of real held-out images."""
+    intensity_excess_max: Fraction = 0.15
+    """How far the distributions of brightness, contrast and detail may lie apart beyond those of real held-out images."""
+    class_shortfall_max: Fraction = 0.25
+    """How much of a class may be lacking against what was asked for."""
+    utility_images: Positive = 20_000
+    """Images over which each classifier of the utility gate is trained."""
     utility_drop_max: Fraction = 0.03
     """How far the AUC of train-on-synthetic-test-on-real may fall below train-on-real."""
     utility_seeds: Annotated[int, Field(ge=1, le=20)] = 3

@@ -37,9 +37,13 @@ def create(
     """Create the store `folder/images.zarr` for `images` images of `image_shape` (C, H, W) or (C, D, H, W).
 
     `dtype` is "uint8" or "uint16"; `shard` is the number of images in a shard, which is one file. Doing it again with
-    the same arguments changes nothing, so that an interrupted run can go on.
+    the same arguments changes nothing, so that an interrupted run can go on; with others it raises RecordError.
     """
-    if (folder / NAME / "image" / "zarr.json").exists():
+    if has(folder, "image"):
+        there = open_array(folder)
+        wanted = ((images, *image_shape), np.dtype(dtype), (shard, *image_shape), masks)
+        if (there.shape, there.dtype, there.shards, has(folder, "mask")) != wanted:
+            raise RecordError(f"{folder / NAME} holds images of another form: give another folder or remove it")
         return
     group = zarr.create_group(folder / NAME, attributes=dict(attributes or {}), zarr_format=3, overwrite=True)
     space = ("z", "y", "x")[-(len(image_shape) - 1) :]
@@ -56,7 +60,6 @@ def create(
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(kind).itemsize),
             fill_value=0,
             dimension_names=("subject", "channel", *space),
-            config={"write_empty_chunks": True},  # a shard of zeros is a shard too: its file says that it was written
         )
 
 
@@ -92,16 +95,21 @@ def shards(folder: Path) -> list[range]:
 
 
 def write_shard(folder: Path, rows: range, images: Images, masks: Images | None = None) -> None:
-    """Write one whole shard: `images` (n, C, …) for exactly the rows of one shard."""
+    """Write one whole shard: `images` (n, C, …) for exactly the rows of one shard, and `masks` where the store has them."""
     values = {"image": images} | ({} if masks is None else {"mask": masks})
+    if has(folder, "mask") != ("mask" in values):
+        raise ValueError(f"the store {'has' if masks is None else 'has no'} array 'mask': give masks exactly where there is one")
+    arrays = {name: zarr.open_array(folder / NAME / name, mode="r+", zarr_format=3) for name in values}
     for name, value in values.items():
-        array = zarr.open_array(folder / NAME / name, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+        array = arrays[name]
         size, n = (array.shards or array.chunks)[0], array.shape[0]
-        if rows.start % size or rows.stop not in (rows.start + size, n) or value.shape != (len(rows), *array.shape[1:]):
+        if rows.start % size or rows.stop != min(rows.start + size, n) or value.shape != (len(rows), *array.shape[1:]):
             raise ValueError(f"rows {rows.start}:{rows.stop} with images {value.shape} are not one whole shard of {size} of {array.shape}")
         if value.dtype != array.dtype:
             raise ValueError(f"images are {value.dtype}, the store holds {array.dtype}")
-        array[rows.start : rows.stop] = value
+    for name, value in values.items():
+        # opening forgets the configuration, and a shard of zeros is a shard too: its file says that it was written
+        arrays[name].with_config({"write_empty_chunks": True})[rows.start : rows.stop] = value
 
 
 def consolidate(folder: Path) -> None:

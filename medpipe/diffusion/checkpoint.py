@@ -14,6 +14,7 @@ from torch import nn
 from medpipe import records
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
+from medpipe.diffusion.device import arrange
 from medpipe.diffusion.network import LeanUNet
 from medpipe.errors import RecordError
 from medpipe.recipe import ModelSettings
@@ -51,9 +52,11 @@ def open_model(folder: Path) -> dict[str, Any]:
 
 def open_denoiser(folder: Path, device: str = "cpu") -> Denoiser:
     """Rebuild the trained denoiser of a Checkpoint; raises RecordError when weights and settings do not belong together."""
-    denoiser = build(open_model(folder))
+    model = open_model(folder)
+    denoiser = build(model)
     try:
         denoiser.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RecordError(f"{folder} holds weights that its settings do not describe ({type(error).__name__}): train again") from None
-    return denoiser.to(device).eval().requires_grad_(False)
+    arrange(denoiser, device, model["dimensions"])
+    return denoiser.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor, nn
 
 from medpipe.errors import InputError
 
@@ -38,6 +39,20 @@ def compiles(wanted: Literal["auto", "on", "off"], on: str, dtype: torch.dtype, 
     if wanted != "auto":
         return wanted == "on"
     return images >= COMPILE_PAYS_IMAGES and dtype == torch.bfloat16 and (on == "cuda" or shutil.which("g++") is not None)
+
+
+def layout(tensor: Tensor, dimensions: int) -> Tensor:
+    """Return a convolution's `tensor` with channels last, where products are fastest on CPUs and GPUs, others as they are."""
+    if tensor.ndim != dimensions + 2:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)
+
+
+def arrange(module: nn.Module, on: str, dimensions: int) -> None:
+    """Move `module` to its device and lay out its weights."""
+    module.to(on)
+    for weight in module.parameters():
+        weight.data = layout(weight.data, dimensions)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from medpipe import __version__, records, seeds
 from medpipe.diffusion import checkpoint, conditioning, ema
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
-from medpipe.diffusion.denoiser import Denoiser
 from medpipe.errors import InputError, MedpipeError
 from medpipe.images.dataset import Dataset
 from medpipe.images.transforms import to_model
@@ -83,7 +82,8 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.child(recipe.seed, "weights"))
             denoiser = checkpoint.build(model)
-        self.denoiser: Denoiser = denoiser.to(self.device)
+        devices.arrange(denoiser, self.device, model["dimensions"])
+        self.denoiser = denoiser
         self.average = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.denoiser.parameters(), lr=recipe.train.learning_rate, weight_decay=0.0, fused=True)
         compiled = devices.compiles(recipe.train.compile, self.device, self.dtype, recipe.train.images)
@@ -225,7 +225,8 @@ class _Run:
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part["optimizer"].items():
             number, key = name.split("/")
-            moments.setdefault(int(number), {})[key] = tensor
+            # the fused optimiser walks a weight and its moments by one set of strides
+            moments.setdefault(int(number), {})[key] = devices.layout(tensor, self.model["dimensions"])
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def seal(self) -> Record:

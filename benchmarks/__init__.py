@@ -1,0 +1,1 @@
+"""Figures beside named references: `make bench`."""

@@ -1,0 +1,316 @@
+"""The engine: every element of a dataset, at every depth, meets one rule.
+
+In this order: what the standard's table lists gets its action; private elements, curves, overlays, group lengths,
+nested pixels and tags that no dictionary knows are removed; everything else must prove that it is harmless. Values that
+stay are left as the bytes they were; no text outside ASCII stays, so the character set goes too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import assert_never
+
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+from pydicom.uid import UID_dictionary
+
+from medpipe.deid import freetext
+from medpipe.deid.identifiers import CLASS_UIDS, Identifiers
+from medpipe.deid.profile import Action, policy
+from medpipe.deid.pseudonyms import Pseudonyms
+from medpipe.deid.values import BULK, NUMERIC, TEXT, dictionary_vrs, parts, text_of
+from medpipe.recipe import DeidSettings
+
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+# Binary values that are numbers by the standard: palettes, look-up tables, pixel offsets, waveforms, spectra, meshes.
+BINARY = frozenset(
+    {
+        0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203, 0x00281204, 0x00281221, 0x00281222, 0x00281223,
+        0x00281224, 0x00281408, 0x00283006, 0x54001010, 0x54000110, 0x54000112, 0x56000020, 0x7FE00001, 0x7FE00002, 0x00660016,
+        0x00660021, 0x00660022, 0x00660023, 0x00660024, 0x00660025, 0x00660026, 0x00660027, 0x00660028, 0x00660029, 0x00660040,
+        0x00660041, 0x00660129, 0x00660130, 0x006A0003, 0x00186070, 0x00221452, 0x00640009, 0x0070150D, 0x00282000,
+    }
+)  # fmt: skip
+CODE_TAGS = frozenset({0x00080100, 0x00080119})
+SEQUENCE_NAMES = frozenset({0x00180024, 0x00189005})
+_UNKNOWN_LETTERS = {"CS": 3, "sequence name": 5}
+"""How many letters an unknown word may have where the standard or the vendors write abbreviations."""
+AGE_LIMIT = 90
+TEXT_DUMMY = "REMOVED"
+
+
+@dataclass
+class Cleaner:
+    """Cleans the datasets of one patient in place."""
+
+    settings: DeidSettings
+    pseudonyms: Pseudonyms = field(repr=False)
+    identifiers: Identifiers = field(repr=False)
+    patient: str
+    """The patient's pseudonym."""
+    shift_days: int = field(repr=False)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Elements by what was done to them."""
+    _scanner: str = ""
+    _explicit: bool = True
+
+    def clean(self, dataset: FileDataset) -> None:
+        """Clean a whole object; its pixels (PS3.3 C.7.6.3) are left to `pixels`."""
+        self._scanner = self.pseudonyms.scanner(*(text_of(dataset, tag) for tag in (0x00080070, 0x00081090, 0x00181000)))
+        self._explicit = not dataset.file_meta.TransferSyntaxUID.is_implicit_VR
+        self._walk(dataset, top=True)
+
+    def _walk(self, dataset: Dataset, *, top: bool) -> None:
+        rules = policy(self.settings)
+        scheme = text_of(dataset, 0x00080102).strip()
+        for tag in list(dataset.keys()):
+            number, group = int(tag), int(tag) >> 16
+            if number in PIXELS and top:
+                continue
+            if group & 1 or group < 0x0008 or not number & 0xFFFF or group >= 0xFFFC or group >> 8 in (0x50, 0x60) or number in PIXELS:
+                self._remove(dataset, tag, "removed, private" if group & 1 else "removed, structural")
+                continue
+            vr = _vr(number, dataset.get_item(tag))
+            if number in rules:
+                self._apply(dataset, tag, vr, *rules[number])
+            elif number == 0x00080005 or vr is None:
+                self._remove(dataset, tag, "removed, character set" if number == 0x00080005 else "removed, unknown or wrong VR")
+            else:
+                self._off_table(dataset, tag, vr, scheme)
+            if self._explicit and getattr(dataset.get_item(tag) if tag in dataset else None, "VR", "") is None:
+                dataset[tag]  # an element without VR in a file with VRs, as some writers do in sequences: give it one
+
+    def _remove(self, dataset: Dataset, tag: BaseTag, why: str) -> None:
+        del dataset[tag]
+        self.counts[why] += 1
+
+    def _put(self, dataset: Dataset, tag: BaseTag, vr: str, value: object, what: str) -> None:
+        dataset[tag] = DataElement(tag, vr, value)
+        self.counts[what] += 1
+
+    def _apply(self, dataset: Dataset, tag: BaseTag, vr: str | None, action: Action, fallback: Action) -> None:
+        """Do what the table says; a VR that the element must not have makes it go."""
+        if vr is None or action == "remove":
+            self._remove(dataset, tag, "removed, table")
+            return
+        if vr == "SQ":
+            self._sequence(dataset, tag, empty=action == "empty")
+            return
+        text = text_of(dataset, tag) if vr in TEXT or vr in ("UI", "DA", "TM", "DT", "DS", "IS") else ""
+        match action:
+            case "empty":
+                self._put(dataset, tag, vr, _empty(vr), "emptied, table")
+            case "dummy":
+                self._dummy(dataset, tag, vr)
+            case "uid":
+                self._uid(dataset, tag, text)
+            case "shift":
+                shifted = self._shifted(vr, text)
+                if shifted is None:
+                    self._apply(dataset, tag, vr, fallback, fallback)
+                else:
+                    self._put(dataset, tag, vr, shifted, "shifted")
+            case "keep":
+                self._characteristic(dataset, tag, vr, text)
+            case "patient" | "name":
+                self._put(dataset, tag, vr, self.patient, "pseudonym")
+            case "accession":
+                self._put(dataset, tag, vr, self.pseudonyms.accession(text) if text.strip() else "", "pseudonym")
+            case "site":
+                self._put(dataset, tag, vr, self.pseudonyms.site(text) if text.strip() else "", "pseudonym")
+            case "scanner":
+                self._put(dataset, tag, vr, self._scanner, "pseudonym")
+            case _:
+                assert_never(action)
+
+    def _sequence(self, dataset: Dataset, tag: BaseTag, *, empty: bool) -> None:
+        if empty:
+            self._put(dataset, tag, "SQ", Sequence(), "emptied, table")
+            return
+        element = dataset[tag]  # parses the items where they are still bytes
+        if element.VR != "SQ":
+            self._remove(dataset, tag, "removed, unknown or wrong VR")
+            return
+        for item in element.value:
+            self._walk(item, top=False)
+        self.counts["kept, items cleaned"] += 1
+
+    def _dummy(self, dataset: Dataset, tag: BaseTag, vr: str) -> None:
+        value = _DUMMIES.get(vr)
+        if value is None:
+            self._remove(dataset, tag, "removed, table")
+        else:
+            self._put(dataset, tag, vr, value, "dummy, table")
+
+    def _uid(self, dataset: Dataset, tag: BaseTag, text: str) -> None:
+        values = [value if value in UID_dictionary or not value else self.pseudonyms.uid(value) for value in parts(text)]
+        self._put(dataset, tag, "UI", values if len(values) > 1 else values[0], "UID mapped")
+
+    def _characteristic(self, dataset: Dataset, tag: BaseTag, vr: str, text: str) -> None:
+        """Keep a patient characteristic whose value is one; ages over 89 become 90 (45 CFR 164.514(b)(2)(i)(C))."""
+        if vr == "AS":
+            age = capped_age(text)
+            self._put(dataset, tag, vr, age or "", "kept, characteristic")
+        elif self._harmless(vr, text, ""):
+            self.counts["kept, characteristic"] += 1
+        else:
+            self._remove(dataset, tag, "removed, text not technical")
+
+    def _off_table(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
+        number = int(tag)
+        if vr == "SQ":
+            self._sequence(dataset, tag, empty=False)
+        elif vr in NUMERIC:
+            self.counts["kept"] += 1
+        elif vr in BULK:
+            if number in BINARY:
+                self.counts["kept"] += 1
+            else:
+                self._remove(dataset, tag, "removed, binary")
+        elif vr == "UI":
+            self._off_table_uid(dataset, tag)
+        elif vr in ("DA", "DT", "TM"):
+            shifted = self._shifted(vr, text_of(dataset, tag)) if self.settings.dates == "shift" else None
+            if shifted is None:
+                self._remove(dataset, tag, "removed, date")
+            else:
+                self._put(dataset, tag, vr, shifted, "shifted")
+        elif vr in ("PN", "AE", "UR", "AS"):
+            self._remove(dataset, tag, "removed, names a person or a system")
+        else:
+            self._off_table_text(dataset, tag, vr, scheme)
+
+    def _off_table_uid(self, dataset: Dataset, tag: BaseTag) -> None:
+        text = text_of(dataset, tag)
+        if all(self._stays(int(tag), value) for value in parts(text)):
+            self.counts["kept"] += 1
+        else:
+            self._uid(dataset, tag, text)
+
+    def _stays(self, number: int, value: str) -> bool:
+        if not value or value in UID_dictionary:
+            return True
+        return number in CLASS_UIDS and bool(freetext.UID.match(value)) and not self.identifiers.within(value)
+
+    def _off_table_text(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
+        text = text_of(dataset, tag)
+        values = [text] if vr in ("LT", "ST", "UT") else parts(text)
+        public = scheme in freetext.SCHEMES
+        if public and int(tag) == 0x00080102:
+            self.counts["kept"] += 1
+            return
+        kind = "code" if public and int(tag) in CODE_TAGS else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
+        fine = [self._harmless(vr, value, kind) for value in values]
+        if all(fine):
+            self.counts["kept"] += 1
+            element = dataset.get_item(tag)
+            if isinstance(element, RawDataElement) and element.value and b"\0" in element.value.rstrip(b"\0 "):
+                self._remove(dataset, tag, "removed, text not technical")
+            return
+        if int(tag) == 0x00080104 or int(tag) in CODE_TAGS:  # a code without its meaning is no code
+            self._put(dataset, tag, vr, TEXT_DUMMY, "dummy, text not technical")
+        elif not any(fine) or vr in ("LT", "ST", "UT"):
+            self._remove(dataset, tag, "removed, text not technical")
+        else:  # the place of a value among the others has a meaning, such as in Image Type
+            self._put(
+                dataset, tag, vr, [value if good else "" for value, good in zip(values, fine, strict=True)], "thinned, text not technical"
+            )
+
+    def _harmless(self, vr: str, value: str, kind: str) -> bool:
+        """Say whether one off-table value may stay."""
+        value = value.strip()
+        if not value:
+            return True
+        if vr in ("DS", "IS"):
+            return bool(freetext.NUMBER.match(value)) and not self.identifiers.is_number(value)
+        if kind == "code":
+            return bool(freetext.CODE.match(value)) and not self.identifiers.within(value)
+        if vr == "CS" and value in freetext.CLOSED:
+            return True
+        if vr == "CS" and not freetext.CODED.match(value):
+            return False
+        return freetext.technical(value, _UNKNOWN_LETTERS.get(kind or vr, 2)) and not self.identifiers.within(value)
+
+    def _shifted(self, vr: str, text: str) -> str | list[str] | None:
+        """Move dates by the patient's days and keep times of day; None where a value is no date."""
+        out = [self._moved(vr, value) for value in parts(text)]
+        if any(value is None for value in out):
+            return None
+        values = [str(value) for value in out]
+        return values if len(values) > 1 else values[0]
+
+    def _moved(self, vr: str, value: str) -> str | None:
+        if not value:
+            return ""
+        if vr == "TM":
+            return value if freetext.TIME.match(value) else None
+        found = freetext.DATETIME.match(value) if vr == "DT" else freetext.DATE.match(value.replace(".", ""))
+        if not found or self.settings.dates != "shift":
+            return None
+        moved = shifted_date(found[1] if vr == "DT" else found[0], self.shift_days)
+        if moved is None:
+            return None
+        return moved + (found[2] + (found[3] or "") if vr == "DT" else "")
+
+
+def shifted_date(text: str, days: int) -> str | None:
+    """Return the date `days` after YYYYMMDD, None where it is no date or leaves the calendar."""
+    try:
+        return (date(int(text[:4]), int(text[4:6]), int(text[6:8])) + timedelta(days=days)).strftime("%Y%m%d").zfill(8)
+    except (ValueError, OverflowError):
+        return None
+
+
+def capped_age(text: str) -> str | None:
+    """Return an age string (VR AS) with ages over 89 years as 090Y, None where it is no age."""
+    found = freetext.AGE.match(text.strip())
+    if not found:
+        return None
+    years = int(found[1]) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[found[2]]
+    return f"{AGE_LIMIT:03d}Y" if years >= AGE_LIMIT else found[0]
+
+
+_DUMMIES: dict[str, object] = {
+    **dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), TEXT_DUMMY),
+    **dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV"), 0),
+    **dict.fromkeys(("FL", "FD"), 0.0),
+    "AS": "000Y",
+    "DA": "19000101",
+    "DT": "19000101000000",
+    "TM": "000000",
+    "DS": "0",
+    "IS": "0",
+    "UR": "urn:removed",
+    "AT": 0,
+    **dict.fromkeys(("OB", "OW"), b"\x00\x00"),
+    **dict.fromkeys(("OF", "OL"), b"\x00\x00\x00\x00"),
+    **dict.fromkeys(("OD", "OV"), b"\x00" * 8),
+}
+
+
+def _empty(vr: str) -> object:
+    return b"" if vr in BULK else None if vr in NUMERIC else ""
+
+
+def _vr(tag: int, element: object) -> str | None:
+    """Return the VR by which to treat an element, None where it contradicts the standard's.
+
+    A text VR in place of another is an old or sloppy writer's; text where a number belongs, or the reverse, is refused.
+    """
+    stated = getattr(element, "VR", None)
+    known = dictionary_vrs(tag)
+    if not known:
+        return str(stated) if stated and stated != "UN" and tag in _TABLE_ONLY else None
+    if stated is None or stated == "UN" or stated in known:
+        return str(stated) if stated in known else known[0]
+    textual = TEXT | {"DA", "TM", "DT", "DS", "IS"}
+    if stated in textual and known[0] in textual:
+        return known[0]
+    return str(stated) if stated in ("OB", "OW") and known[0] in ("OB", "OW", "US") else None
+
+
+_TABLE_ONLY = frozenset(policy(DeidSettings()))

@@ -1,0 +1,174 @@
+"""What identifies one patient: names, numbers, dates and UIDs gathered from all of that patient's headers.
+
+They are held in memory while the patient's files are cleaned and never written, sent or shown.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import UID_dictionary
+from pydicom.valuerep import VR
+
+from medpipe.deid.freetext import CLOSED, vocabulary
+from medpipe.deid.values import dictionary_vrs, parts, text_of
+
+# Attributes whose whole value identifies a patient, a person, a request, a place or a device; person names are
+# recognised by their VR.
+NUMBERS = frozenset(
+    {
+        0x00100020, 0x00101000, 0x00100021, 0x00100218, 0x00101090, 0x00102154, 0x00102155, 0x00101050, 0x00102299,
+        0x00080050, 0x00200010, 0x00401001, 0x00400009, 0x00402016, 0x00402017, 0x00400440, 0x00380010, 0x00380060,
+        0x00181000, 0x00081010, 0x00400241, 0x00400242, 0x00181004, 0x00181005, 0x00181007, 0x00181008, 0x0018700A,
+        0x00120040, 0x00120042, 0x00100223, 0x00401002,
+    }
+)  # fmt: skip
+PLACES = frozenset({0x00080080, 0x00080081, 0x00080092, 0x00081040, 0x00101040, 0x00102152, 0x00402008, 0x00380300, 0x0040A07C})
+TOKEN = re.compile(r"[^\W_]+")
+LONG = 4
+"""From this length on a name or number is searched for inside other words and in written bytes."""
+CLASS_UIDS = frozenset({0x00080016, 0x0008001A, 0x0008001B, 0x00080062, 0x00081150, 0x0008010C, 0x0008010D, 0x00081115})
+"""Attributes whose UID names a kind of object or a scheme, not an object."""
+
+
+def folded(text: str) -> str:
+    """Return `text` without case and accents."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).casefold()
+
+
+def compact(text: str) -> str:
+    """Return the letters and digits of `text`, folded: 12-34 and 12 34 are one number."""
+    return "".join(TOKEN.findall(folded(text)))
+
+
+@dataclass
+class Identifiers:
+    """The identifying words, numbers, dates and UIDs of one patient."""
+
+    words: set[str] = field(default_factory=set, repr=False)
+    """Parts of persons' and places' names, folded."""
+    numbers: set[str] = field(default_factory=set, repr=False)
+    """Whole numbers and codes, compact."""
+    dates: set[str] = field(default_factory=set, repr=False)
+    """YYYYMMDD."""
+    uids: set[str] = field(default_factory=set, repr=False)
+    spelled: set[bytes] = field(default_factory=set, repr=False)
+    """As the bytes stand in the files."""
+
+    def gather(self, dataset: Dataset) -> None:
+        """Add what `dataset` holds, at every depth, private elements included."""
+        for tag in list(dataset.keys()):
+            element = dataset.get_item(tag)
+            vr = _vr(int(tag), element)
+            if vr == VR.SQ or (vr == VR.UN and not isinstance(element, RawDataElement)):
+                for item in dataset[tag].value if dataset[tag].VR == VR.SQ else ():
+                    self.gather(item)
+            elif vr == VR.PN or int(tag) in NUMBERS or int(tag) in PLACES:
+                for value in parts(text_of(dataset, tag)):
+                    self.add(value, place=int(tag) in PLACES, number=int(tag) in NUMBERS)
+                raw = element.value if isinstance(element, RawDataElement) else None
+                spelled = (part.strip(b" \0") for part in re.split(rb"[\\^=]", raw or b""))
+                self.spelled.update(part for part in spelled if vr == VR.PN or part.decode("latin-1").lower() not in vocabulary())
+            elif vr in (VR.DA, VR.DT):
+                self.dates.update(value[:8] for value in parts(text_of(dataset, tag)) if re.fullmatch(r"(18|19|20)\d{6}", value[:8]))
+            elif vr == VR.UI and tag.group > 0x0002 and int(tag) not in CLASS_UIDS:
+                self.uids.update(value for value in parts(text_of(dataset, tag)) if value and value not in UID_dictionary)
+
+    def add(self, value: str, *, place: bool = False, number: bool = False) -> None:
+        """Add one value: a number as a whole, a name by its parts."""
+        found = [token for token in TOKEN.findall(folded(value)) if len(token) > 1]
+        whole = "".join(found)
+        if number and len(whole) > 1:
+            self.numbers.add(whole)
+        for token in found:
+            if (place or number) and (len(token) < LONG or token in vocabulary()):
+                continue  # half the names of hospitals and devices are technical words, such as Radiology and Siemens
+            (self.numbers if token.isdigit() else self.words).add(token)
+        if not number and not place and len(whole) >= LONG:
+            self.words.add(whole)
+
+    def within(self, text: str) -> bool:
+        """Say whether `text` holds any of them, in any case, order, and with any separators."""
+        tokens = set(TOKEN.findall(folded(text)))
+        if tokens & self.words or tokens & self.numbers or tokens & self.dates:
+            return True
+        whole = compact(text)
+        if whole in self.words or whole in self.numbers:
+            return True
+        return any(len(word) > LONG and word in whole for word in self.words | self.numbers) or any(date in whole for date in self.dates)
+
+    def is_number(self, digits: str) -> bool:
+        """Say whether a numeric value is one of the patient's numbers or dates."""
+        plain = digits.strip().lstrip("+-0").split(".")[0]
+        return len(plain) >= LONG and any(plain == number.lstrip("0") for number in self.numbers | self.dates)
+
+    def needles(self) -> tuple[set[bytes], set[bytes]]:
+        """Return the bytes that no written file may hold, in lower case: (anywhere, only with no like character beside them).
+
+        Words that are part of technical words, as Mary is of primary, and numbers, which UIDs hold by chance, count only where
+        they stand alone.
+        """
+        anywhere: set[bytes] = set()
+        alone: set[bytes] = {date.encode() for date in self.dates}
+        for word in {word for word in self.words | self.numbers if len(word) >= LONG and not _written_anyway(word)}:
+            (alone if _inside_words(word) or (word.isdigit() and len(word) < 8) else anywhere).update(_encodings(word))
+        for spelled in (part.lower() for part in self.spelled):
+            text = spelled.decode("latin-1")
+            if len(spelled) >= LONG and not _written_anyway(text) and not _weak(spelled):
+                (alone if _inside_words(text) or (text.isdigit() and len(text) < 8) else anywhere).add(spelled)
+        anywhere.update(uid.encode() for uid in self.uids if len(uid) > 12)
+        return anywhere, alone
+
+
+OWN = frozenset(
+    {
+        "medpipe", "basic", "application", "confidentiality", "profile", "clean", "pixel", "data", "option", "retain", "longitudinal",
+        "temporal", "information", "modified", "dates", "patient", "characteristics", "removed", "table", "site", "scanner",
+    }
+)  # fmt: skip
+"""Words that medpipe writes into every file: a patient called so is cleaned from all other text, and not searched for."""
+
+
+def _written_anyway(text: str) -> bool:
+    return text in OWN or text.upper() in CLOSED
+
+
+@lru_cache
+def _all_words() -> str:
+    return "\n".join(sorted(vocabulary() | OWN))
+
+
+def _inside_words(text: str) -> bool:
+    """Say whether `text` is part of a technical word, or of a word that medpipe writes."""
+    return text in _all_words()
+
+
+def _weak(spelled: bytes) -> bool:
+    """Say whether bytes are too plain to tell anything, such as "----" or "0000"."""
+    return len(set(spelled)) < 2 or not any(byte > 0x2F for byte in spelled)
+
+
+def _encodings(word: str) -> Iterable[bytes]:
+    if len(set(word)) < 2:
+        return
+    yield word.encode("utf-8", "surrogateescape")
+    for codec in ("utf-16-le", "latin-1"):
+        try:
+            yield word.encode(codec)
+        except UnicodeEncodeError:
+            continue
+
+
+def _vr(tag: int, element: object) -> str:
+    vr = getattr(element, "VR", None)
+    if vr is None or vr == VR.UN:
+        known = dictionary_vrs(tag)
+        return known[0] if known else str(vr or VR.UN)
+    return str(vr)

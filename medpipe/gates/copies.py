@@ -1,0 +1,133 @@
+"""Copies of training images in a cohort: exact ones by digest, near ones by aligned likeness, and proof that they are seen.
+
+The threshold of a near copy is set on real held-out images, so that at most a stated share of new real patients is
+called a copy. Before the detector is believed, known copies of training images are planted among its candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+Stored = NDArray[np.unsignedinteger[Any]]
+Scores = NDArray[np.float64]
+PLANTED = 40
+"""Copies planted per family."""
+
+
+def canonical_digests(images: Stored) -> list[bytes]:
+    """Digest each image (N, C, …) so that its mirrored and quarter-turned copies have the same digest.
+
+    The digest of the smallest of the orientations: 8 of an image, 16 of a volume (its third axis is mirrored too).
+    """
+    found = []
+    for image in images:
+        depths = (image,) if image.ndim == 3 else (image, image[:, ::-1])
+        turned = (np.rot90(side, turn, (-2, -1)) for depth in depths for side in (depth, depth[..., ::-1]) for turn in range(4))
+        found.append(min(hashlib.sha256(str(view.shape).encode() + view.tobytes()).digest() for view in turned))
+    return found
+
+
+def thresholds(real: Scores, share: float) -> Scores:
+    """Set one threshold per score so that at most `share` of the real images `real` (N, scores) lies above any of them.
+
+    The scores share the level equally. Where N is too small for the level to be counted, the threshold is at least what
+    the upper tail extrapolates to: exceedances over the highest tenth are taken as exponential (peaks over threshold;
+    Coles 2001, section 4), since the largest of a few scores says little.
+    """
+    n, rules = real.shape
+    ordered = np.sort(real, axis=0)[::-1]  # (N, scores), highest first
+    chosen = ordered[0]
+    for above in range(1, n):
+        if flagged(real, ordered[above]).mean() > share:
+            break
+        chosen = ordered[above]
+    if n * share / rules < 5:
+        tail = min(n - 1, max(10, n // 10))
+        excess = (ordered[:tail] - ordered[tail]).mean(0)
+        chosen = np.maximum(chosen, ordered[tail] + excess * max(0.0, math.log(tail / n * rules / share)))
+    return np.asarray(chosen, dtype=np.float64)
+
+
+def flagged(scores: Scores, limits: Scores) -> NDArray[np.bool_]:
+    """Say which images lie above any limit; an image whose score is not a number is flagged."""
+    return np.asarray(~(scores <= limits).all(axis=1), dtype=np.bool_)
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share (Clopper & Pearson 1934); (0, 1) where n is 0."""
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
+
+
+def _shifted(image: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    move = round(share * image.shape[-1])
+    return np.asarray(ndimage.shift(image, (0,) * (image.ndim - 1) + (move,), order=1, mode="nearest"))
+
+
+def _turned(image: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
+    return np.asarray(ndimage.rotate(image, degrees, axes=(-2, -1), reshape=False, order=1, mode="nearest"))
+
+
+def _enlarged(image: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    centre = (np.array(image.shape) - 1) / 2
+    scale = np.array([1.0] + [1 / factor] * (image.ndim - 1))
+    return np.asarray(ndimage.affine_transform(image, scale, offset=centre - scale * centre, order=1, mode="nearest"))
+
+
+def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(ndimage.gaussian_filter(image, (0,) + (0.02 * image.shape[-1],) * (image.ndim - 1), mode="nearest"))
+
+
+REQUIRED = ("exact", "mirrored", "shifted", "turned", "grain", "gamma")
+"""Families of copies that the detector must find for its word to count."""
+FAMILIES = (*REQUIRED, "contrast", "blurred", "enlarged", "strong_grain", "blended", "compound")
+
+
+def planted(sources: Stored, others: Stored, family: str, draws: np.random.Generator) -> Stored:
+    """Make copies of `sources` (N, C, …) as a model that memorised them might; `others` are blended in where asked.
+
+    Strengths: moved 7 % of the side, turned 5°, grain of 2 % (strong: 5 %) of the range, gamma 1.3, contrast 0.8,
+    blur of 2 % of the side, enlarged 6 %, 85:15 blend; compound: mirrored, turned, moved, gamma 1.2 and grain.
+    """
+    top = float(np.iinfo(sources.dtype).max)
+    unit, other = sources / top, others / top
+    change: Callable[[NDArray[np.float64], int], NDArray[np.float64]]
+    match family:
+        case "exact":
+            return sources.copy()
+        case "mirrored":
+            return np.ascontiguousarray(sources[..., ::-1])
+        case "shifted":
+            change = lambda image, k: _shifted(image, 0.07 if k % 2 else -0.07)  # noqa: E731
+        case "turned":
+            change = lambda image, k: _turned(image, 5 if k % 2 else -5)  # noqa: E731
+        case "grain":
+            change = lambda image, k: image + draws.normal(0, 0.02, image.shape)  # noqa: E731
+        case "gamma":
+            change = lambda image, k: image ** (1.3 if k % 2 else 1 / 1.3)  # noqa: E731
+        case "contrast":
+            change = lambda image, k: (image - 0.5) * 0.8 + 0.5  # noqa: E731
+        case "blurred":
+            change = lambda image, k: _blurred(image)  # noqa: E731
+        case "enlarged":
+            change = lambda image, k: _enlarged(image, 1.06)  # noqa: E731
+        case "strong_grain":
+            change = lambda image, k: image + draws.normal(0, 0.05, image.shape)  # noqa: E731
+        case "blended":
+            change = lambda image, k: 0.85 * image + 0.15 * other[k]  # noqa: E731
+        case "compound":
+            change = lambda image, k: _shifted(_turned(image[..., ::-1], 5), 0.07) ** 1.2 + draws.normal(0, 0.02, image.shape)  # noqa: E731
+        case _:
+            raise ValueError(f"there is no family of copies '{family}': there are {', '.join(FAMILIES)}")
+    made = np.stack([change(image, k) for k, image in enumerate(unit)])
+    copied: Stored = np.rint(np.clip(made, 0, 1) * top).astype(sources.dtype)
+    return copied

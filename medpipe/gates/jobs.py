@@ -1,0 +1,174 @@
+"""The heavy measurements of a Report, cut into jobs that any worker can do and any later run can find done.
+
+A job is paths and numbers. Its result is one file in the Report's scratch folder, so that a run that was killed repeats
+only what is missing. Each job computes on one thread: its numbers do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from medpipe import records, seeds, store
+from medpipe.gates import alignment, copies, distributions, features, fidelity, utility
+from medpipe.images.dataset import Dataset
+from medpipe.recipe import GatesSettings, Recipe
+
+Arrays = Mapping[str, NDArray[Any]]
+Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed"]
+BLOCK = 512
+"""Images in a job over many images."""
+PLAN = "plan"
+ENCODER = "encoder"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: `what` is a split, a family of copies or an arm; `start` to `stop` its rows, or its number."""
+
+    kind: Kind
+    what: str
+    start: int
+    stop: int
+    cohort: Path
+    dataset: Path
+    state: Path
+    recipe: str
+    """The recipe as JSON."""
+
+    @property
+    def name(self) -> str:
+        return ENCODER if self.kind == "encoder" else f"{self.kind}-{self.what}-{self.start}"
+
+    @property
+    def settings(self) -> tuple[int, GatesSettings]:
+        """The seed and the gates section."""
+        recipe = Recipe.model_validate(json.loads(self.recipe))
+        return recipe.seed, recipe.gates
+
+
+def save(state: Path, name: str, arrays: Arrays) -> None:
+    """Write the result called `name`, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **dict(arrays))
+    records.write_bytes(state / f"{name}.npz", buffer.getvalue())
+
+
+def found(state: Path, name: str) -> dict[str, NDArray[Any]]:
+    """Read the result called `name`."""
+    with np.load(state / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def done(job: Job) -> bool:
+    """Say whether a run has done this job."""
+    return (job.state / f"{job.name}.npz").exists()
+
+
+def numbers(labels: pd.Series[Any], classes: list[str]) -> NDArray[np.int64]:
+    """Turn class names into their numbers, -1 where there is none (or it is not one of `classes`)."""
+    return np.asarray(labels.map({name: number for number, name in enumerate(classes)}).fillna(-1), dtype=np.int64)
+
+
+def cohort_images(cohort: Path, rows: NDArray[np.int64] | slice) -> store.Images:
+    """Read a range of the cohort's images, or those of `rows`."""
+    return np.asarray(store.open_array(cohort)[rows]) if isinstance(rows, slice) else store.read(cohort, rows)
+
+
+def perform(job: Job) -> None:
+    """Do one job and save its result."""
+    match job.kind:
+        case "encoder":
+            result = _encoder(job)
+        case "calibrate" | "score":
+            result = _score(job)
+        case "planted":
+            result = _planted(job)
+        case "describe":
+            data = Dataset.open(job.dataset)
+            images = data.images(found(job.state, PLAN)[job.what][job.start : job.stop])
+            result = {**fidelity.statistics(images), "grey": distributions.grey_histogram(images)}
+        case "utility":
+            result = _utility(job)
+        case "embed":
+            result = _embed(job)
+        case _:
+            assert_never(job.kind)
+    save(job.state, job.name, result)
+
+
+def _encoder(job: Job) -> Arrays:
+    seed, settings = job.settings
+    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["train"]
+    classes = list(data.facts["classes"])
+    labels = numbers(data.index["label"], classes)[rows]
+    weights = features.train(data.images(rows), labels, len(classes), budget=settings.feature_images, seed=seed)
+    return {name: value.numpy() for name, value in weights.items()}
+
+
+def _score(job: Job) -> Arrays:
+    """Copy scores and simple statistics of a block, of held-out images or of the cohort; digests of the cohort's."""
+    data, plan = Dataset.open(job.dataset), found(job.state, PLAN)
+    if job.kind == "calibrate":
+        images = data.images(plan["holdout"][job.start : job.stop])
+    else:
+        images = cohort_images(job.cohort, slice(job.start, job.stop))
+    gallery = alignment.Gallery.of(data.images(plan["train"]))
+    result: dict[str, NDArray[Any]] = {"scores": alignment.scores(gallery, images), **fidelity.statistics(images)}
+    if job.kind == "score":
+        result["grey"] = distributions.grey_histogram(images)
+        result["digests"] = np.frombuffer(b"".join(copies.canonical_digests(images)), dtype=np.uint8).reshape(len(images), -1)
+    return result
+
+
+def _planted(job: Job) -> Arrays:
+    """Copies of one family, made of training images and scored like any candidate."""
+    seed, _ = job.settings
+    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["train"]
+    draws = seeds.generator(seed, "gates", "planted", job.what)
+    sources = rows[draws.permutation(len(rows))[: copies.PLANTED]]
+    images = data.images(rows)
+    others = images[draws.integers(0, len(rows), len(sources))]
+    made = copies.planted(data.images(sources), others, job.what, draws)
+    gallery = alignment.Gallery.of(images)
+    return {
+        "scores": alignment.scores(gallery, made),
+        "digests": np.frombuffer(b"".join(copies.canonical_digests(made)), dtype=np.uint8).reshape(len(made), -1),
+    }
+
+
+def _utility(job: Job) -> Arrays:
+    """One classifier of one arm ("real" or "synthetic"): its probabilities for the real test images."""
+    seed, settings = job.settings
+    data, plan = Dataset.open(job.dataset), found(job.state, PLAN)
+    classes = list(data.facts["classes"])
+    rows = plan[f"utility_{job.what}"]
+    if job.what == "real":
+        images, labels = data.images(rows), numbers(data.index["label"], classes)[rows]
+    else:
+        images = cohort_images(job.cohort, rows)
+        labels = numbers(pd.read_parquet(job.cohort / "index.parquet")["label"], classes)[rows]
+    arm = (job.what, str(job.start))
+    tested = data.images(plan["tested"])
+    return {
+        "probabilities": utility.probabilities(images, labels, tested, len(classes), budget=settings.utility_images, seed=seed, names=arm)
+    }
+
+
+def _embed(job: Job) -> Arrays:
+    """Features of a block in every space."""
+    seed, _ = job.settings
+    plan = found(job.state, PLAN)
+    rows = plan[f"embed_{job.what}"][job.start : job.stop]
+    images = cohort_images(job.cohort, rows) if job.what == "cohort" else Dataset.open(job.dataset).images(rows)
+    weights = {name: torch.from_numpy(value) for name, value in found(job.state, ENCODER).items()}
+    return features.raw(images, weights, seed)

@@ -1,0 +1,134 @@
+"""The plan of a validation: which images play which part, decided before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medpipe import seeds
+from medpipe.errors import InputError
+from medpipe.gates import copies, jobs
+from medpipe.gates.jobs import BLOCK, Job, Kind, numbers
+from medpipe.images.dataset import Dataset
+from medpipe.recipe import Recipe
+from medpipe.records import Record
+
+EMBEDDED = 8192
+"""Most images of one kind that are embedded: what bounds memory, whatever the size of the cohort."""
+TRAINED = 20_000
+"""Most images that an arm of the utility gate learns from."""
+TESTED_MIN = 200
+"""A test split below this is joined by the other images that no model was trained on."""
+
+Rows = NDArray[np.int64]
+
+
+def comparable(cohort: Record, dataset: Record) -> None:
+    """Raise InputError unless the Cohort's images are of the Dataset's shape and type."""
+    for name in ("shape", "dtype"):
+        if cohort.facts[name] != dataset.facts[name]:
+            raise InputError(
+                f"{cohort.path} holds images of {name} {cohort.facts[name]} and {dataset.path} of {dataset.facts[name]}: "
+                "validate a Cohort against the Dataset that its model was trained on"
+            )
+    if not dataset.facts["splits"].get("train"):
+        raise InputError(f"{dataset.path} has no training images to compare with: preprocess with a smaller holdout")
+
+
+def blocks(rows: Rows) -> Iterator[Rows]:
+    """Cut `rows` into runs of at most BLOCK."""
+    yield from (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+
+
+def known_digests(data: Dataset) -> tuple[set[bytes], Rows]:
+    """Return the canonical digests of the training images, and the held-out rows that are no copy of one, or of each other.
+
+    A threshold set on a holdout that holds copies would let copies pass.
+    """
+    known = {digest for rows in blocks(data.rows("train")) for digest in copies.canonical_digests(data.images(rows))}
+    seen, kept = set(known), []
+    for rows in blocks(data.rows("holdout")):
+        for row, digest in zip(rows, copies.canonical_digests(data.images(rows)), strict=True):
+            if digest not in seen:
+                kept.append(row)
+            seen.add(digest)
+    return known, np.array(kept, dtype=np.int64)
+
+
+def parts(data: Dataset, holdout: Rows, cohort: pd.DataFrame, seed: int) -> dict[str, Rows]:
+    """Return the rows of each part; `cohort` is the Cohort's index."""
+    classes = list(data.facts["classes"])
+    real, made = numbers(data.index["label"], classes), numbers(cohort["label"], classes)
+    train = data.rows("train")
+    tested = data.rows("test")[real[data.rows("test")] >= 0]
+    if len(tested) < TESTED_MIN:
+        unseen = np.concatenate([data.rows("test"), holdout, data.rows("validation")])
+        tested = unseen[real[unseen] >= 0]
+    labelled, labelled_made = train[real[train] >= 0], np.flatnonzero(made >= 0)
+    arm = min(len(labelled), len(labelled_made), TRAINED)
+
+    def some(rows: Rows, most: int, name: str) -> Rows:
+        return np.sort(seeds.generator(seed, "gates", "part", name).permutation(rows)[:most])
+
+    return {
+        "train": train,
+        "holdout": holdout,
+        "tested": tested,
+        "utility_real": some(labelled, arm, "utility_real"),
+        "utility_synthetic": some(labelled_made, arm, "utility_synthetic"),
+        "embed_train": some(train, EMBEDDED, "embed_train"),
+        "embed_holdout": some(holdout, EMBEDDED, "embed_holdout"),
+        "embed_cohort": some(np.arange(len(cohort)), EMBEDDED, "embed_cohort"),
+    }
+
+
+def testable(data: Dataset, rows: dict[str, Rows]) -> bool:
+    """Say whether the real test images hold at least two classes, which an AUC needs."""
+    labels = numbers(data.index["label"], list(data.facts["classes"]))
+    return len(np.unique(labels[rows["tested"]])) >= 2 and len(rows["utility_synthetic"]) > 0
+
+
+def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+    """Return the jobs that need nothing, the longest first."""
+    text = recipe.model_dump_json()
+
+    def job(kind: Kind, what: str, start: int = 0, stop: int = 0) -> Job:
+        return Job(kind, what, start, stop, cohort, data.record.path, state, text)
+
+    def over(kind: Kind, what: str, n: int) -> list[Job]:
+        return [job(kind, what, start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+    arms = [job("utility", what, number) for number in range(recipe.gates.utility_seeds) for what in ("real", "synthetic")]
+    return [
+        job("encoder", "train"),
+        *(arms if testable(data, rows) else []),
+        *over("score", "cohort", images),
+        *over("calibrate", "holdout", len(rows["holdout"])),
+        *(job("planted", family) for family in copies.FAMILIES),
+        *over("describe", "train", len(rows["train"])),
+    ]
+
+
+def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
+    """Return the jobs that need the feature network."""
+    return [
+        Job("embed", what, start, min(start + BLOCK, len(rows[f"embed_{what}"])), cohort, data.record.path, state, recipe.model_dump_json())
+        for what in ("train", "holdout", "cohort")
+        for start in range(0, len(rows[f"embed_{what}"]), BLOCK)
+    ]
+
+
+def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:
+    """Join the results of the blocks of one kind in the order of their rows; counts ("grey") are summed."""
+    results = [
+        jobs.found(job.state, job.name) for job in sorted(jobs_done, key=lambda job: job.start) if (job.kind, job.what) == (kind, what)
+    ]
+    names = results[0] if results else {}
+    return {
+        name: np.sum([r[name] for r in results], axis=0) if name == "grey" else np.concatenate([r[name] for r in results]) for name in names
+    }

@@ -1,0 +1,131 @@
+"""The six verbs as Prefect tasks, and the plan of a run. Paths and digests go in and out; the work is `medpipe.chain`'s.
+
+`medpipe.chain` is imported when a task runs: it brings torch, which a deployment and a server's form do without.
+Results are neither cached nor persisted by Prefect: the workspace is the ledger, and a verb finds its finished record there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from medpipe.recipe import Recipe
+from medpipe.records import Record
+from tasks import artifacts
+from tasks.dask_client import workers
+from tasks.progress import progress_artifacts
+from tasks.words import may_retry, worded
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def stage(name: str, timeout_h: float) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that is tried three times unless the error is ours, and stopped after `timeout_h`."""
+    return task(
+        name=name,
+        tags=["medpipe", name],
+        retries=2,
+        retry_delay_seconds=[5, 30],
+        retry_condition_fn=may_retry,
+        timeout_seconds=timeout_h * 3600,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+@stage("plan", timeout_h=1)
+def plan(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, signing_key_file: Path | None) -> None:
+    """Check what was given and show what a run does; no record is made."""
+    from medpipe import chain
+    from medpipe.plan import plan as steps_of
+
+    with worded():
+        steps = steps_of(source, workspace, recipe, chain.keys(workspace, key_file, signing_key_file))
+        artifacts.plan(steps, workspace, recipe.name)
+
+
+@stage("phantom-hospital", timeout_h=1)
+def phantom_hospital(folder: Path) -> Path:
+    """Write (or find) the phantom hospital's DICOM export."""
+    from medpipe.sources.phantom import write_hospital
+
+    with worded(), progress_artifacts("phantom-hospital") as progress:
+        write_hospital(folder, progress=progress)
+    return folder
+
+
+@stage("deidentify", timeout_h=48)
+def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None) -> Path:
+    """Make (or find) the Collection of a source."""
+    from medpipe import chain
+
+    with worded(), workers(recipe.compute) as executor, progress_artifacts("deidentify") as progress:
+        record = chain.deidentify(workspace, source, recipe, chain.keys(workspace, key_file), executor, progress)
+        artifacts.collection(record)
+    return _told(record)
+
+
+@stage("preprocess", timeout_h=24)
+def preprocess(collection: Path, workspace: Path, recipe: Recipe) -> Path:
+    """Make (or find) the Dataset of a Collection."""
+    from medpipe import chain
+
+    with worded(), workers(recipe.compute) as executor, progress_artifacts("preprocess") as progress:
+        record = chain.preprocess(workspace, collection, recipe, executor, progress)
+        artifacts.splits(record)
+    return _told(record)
+
+
+@stage("train", timeout_h=24 * 14)
+def train(dataset: Path, workspace: Path, recipe: Recipe) -> Path:
+    """Make (or find) the Checkpoint trained on a Dataset."""
+    from medpipe import chain
+
+    with worded(), progress_artifacts("train") as progress:
+        record = chain.train(workspace, dataset, recipe, progress)
+        artifacts.checkpoint(record)
+    return _told(record)
+
+
+@stage("generate", timeout_h=24 * 7)
+def generate(checkpoint: Path, workspace: Path, recipe: Recipe) -> Path:
+    """Make (or find) the Cohort sampled from a Checkpoint."""
+    from medpipe import chain
+
+    with worded(), workers(recipe.compute) as executor, progress_artifacts("generate") as progress:
+        record = chain.generate(workspace, checkpoint, recipe, executor, progress)
+    return _told(record)
+
+
+@stage("validate", timeout_h=48)
+def validate(cohort: Path, dataset: Path, workspace: Path, recipe: Recipe) -> Path:
+    """Make (or find) the Report on a Cohort; a gate that says no is in the Report, and the release is what it stops."""
+    from medpipe import chain
+
+    with worded(), workers(recipe.compute) as executor, progress_artifacts("validate") as progress:
+        record = chain.validate(workspace, cohort, dataset, recipe, executor, progress)
+        artifacts.verdicts(record)
+        artifacts.sample_grid(cohort, record)
+    return _told(record)
+
+
+@stage("release", timeout_h=24)
+def release(cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing_key_file: Path | None) -> Path:
+    """Make (or find) the Release of a Cohort whose Report passed."""
+    from medpipe import chain
+
+    with worded(), progress_artifacts("release") as progress:
+        record = chain.release(workspace, cohort, report, recipe, chain.key_files(workspace, signing=signing_key_file), progress)
+        artifacts.release(record)
+    return _told(record)
+
+
+def _told(record: Record) -> Path:
+    get_run_logger().info("%s %s in %s", record.noun, record.content[:12], record.path)
+    return record.path

@@ -22,5 +22,7 @@ def demo(recipe: Recipe, folder: Path = Path("medpipe-demo")) -> Path | State[No
         recipe: Every setting of the run; the sentence under a field says what it does.
         folder: Folder to write: the hospital's export and the workspace lie in it. A second run goes on in it.
     """
-    hospital = stages.phantom_hospital(folder / "hospital")
+    hospital = folder / "hospital"
+    if not hospital.is_dir():  # it is moved to its place when it is whole
+        stages.phantom_hospital(hospital, recipe.compute)
     return refresh_cohort(hospital, folder / "workspace", recipe)

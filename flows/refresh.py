@@ -45,11 +45,11 @@ def refresh_cohort(
         key_file: File of the pseudonym key on the worker's machine, made where absent; empty keeps it in the workspace. A path,
             never the key.
         signing_key_file: File of the release signing key, made where absent; empty keeps it in the workspace. A path, never the key.
-        dry_run: Check everything and show the plan, but make no record.
+        dry_run: Check everything and show the plan, but make nothing.
     """
     stages.plan(source, workspace, recipe, key_file, signing_key_file)
     if dry_run:
-        return Completed(name="Planned", message="The plan is an artifact of this run; no record was made.")
+        return Completed(name="Planned", message="The plan is an artifact of this run; nothing was made.")
     with workers(recipe.compute):
         collection = deidentify(source, workspace, recipe, key_file)
         dataset = preprocess(collection, workspace, recipe)

@@ -40,10 +40,10 @@ def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = 
     """Return the key files of a workspace: those given, else `<workspace>/private/`.
 
     Raises InputError when the pseudonym key is gone although the workspace holds Collections made with it: a new key
-    would give every patient a second identity; likewise the signing key and releases; and when the workspace is a file.
+    would give every patient a second identity; likewise the signing key and releases; and when the workspace is a file or below one.
     """
-    if workspace.exists() and not workspace.is_dir():
-        raise InputError(f"the workspace {workspace} is a file: give a folder, existing or new")
+    if file := next((place for place in (workspace, *workspace.parents) if place.is_file()), None):
+        raise InputError(f"the workspace {workspace} cannot be a folder, for {file} is a file: give a folder, existing or new")
     found = key_files(workspace, pseudonym, signing)
     collections = workspace / "collection"
     if not found.pseudonym.exists() and collections.is_dir() and any(collections.iterdir()):

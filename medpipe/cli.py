@@ -10,6 +10,7 @@ under `guarded(work, debug)`, and ends with `ending(release, workspace)`, all fo
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -45,10 +46,17 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; without `argv`, as the program that the person started."""
+    if argv is None:
+        signal.signal(signal.SIGTERM, _stop)
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     return guarded(lambda: command(arguments), arguments.debug)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End on SIGTERM as on Ctrl-C: workers are let go, and the person is told how to go on."""
+    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:

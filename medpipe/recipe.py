@@ -55,7 +55,7 @@ class DeidSettings(Section):
     shift_days_max: Annotated[int, Field(ge=30, le=36500)] = 3650
     """Largest date shift in days; each patient's own shift is drawn from the key."""
     retain_patient_characteristics: bool = True
-    """Keep sex, age (89 and above become 90), size and weight (PS3.15 Retain Patient Characteristics Option)."""
+    """Keep sex, age (over 89 becomes 90), size, weight and the other characteristics of PS3.15's option of that name."""
     sites: Literal["pseudonym", "remove"] = "pseudonym"
     """Replace institutions and devices by keyed pseudonyms, so that groups stay apart without their names, or remove them."""
     burned_in: Literal["black_out", "quarantine"] = "black_out"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
 from medpipe.records import Record
@@ -35,8 +35,8 @@ def plan(steps: Sequence[Step], workspace: Path, recipe: str) -> None:
         }
         for step in steps
     ]
-    for row in rows:
-        get_run_logger().info("plan: %s", ", ".join(f"{name.lower()} {value}" for name, value in row.items()))
+    for step in steps:
+        get_run_logger().info("%s makes the %s: %s; %s", step.verb, step.noun, step.state, step.cost)
     create_table_artifact(rows, key="plan", description=f"What a run of the recipe **{recipe}** does, stage by stage")
 
 
@@ -72,7 +72,8 @@ def checkpoint(record: Record) -> None:
 def sample_grid(cohort: Path, report: Record) -> None:
     """Show synthetic images, one row per class, without those that the gates withheld; the page carries the picture inside it."""
     picture = base64.b64encode(_picture(cohort, report)).decode()
-    create_image_artifact(f"data:image/png;base64,{picture}", key="sample-grid", description="Synthetic images, one row per class")
+    text = f"![Synthetic images, one row per class](data:image/png;base64,{picture})"  # an image artifact prints its whole URL
+    create_markdown_artifact(text, key="sample-grid", description="Synthetic images, one row per class; none that the gates withheld")
 
 
 def _picture(cohort: Path, report: Record) -> bytes:
@@ -95,7 +96,7 @@ def verdicts(record: Record) -> None:
     passed = sum(verdict["passed"] for verdict in report["verdicts"])
     headline = f"{'Passed' if report['passed'] else 'FAILED'}: {passed} of {len(report['verdicts'])} gates say yes"
     create_table_artifact([_row(verdict) for verdict in report["verdicts"]], key="verdicts", description=headline)
-    create_markdown_artifact(_page(headline, report), key="report", description=headline)
+    create_markdown_artifact(_page(report), key="report", description=headline)
 
 
 def release(record: Record) -> None:
@@ -121,18 +122,21 @@ def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _page(headline: str, report: Mapping[str, Any]) -> str:
-    lines = [f"# {headline}", "", "| gate | verdict | value | bound | what it tells |", "|---|---|---|---|---|"]
-    for verdict in report["verdicts"]:
-        row = _row(verdict)
-        lines.append(f"| {row['Gate']} | **{row['Verdict']}** | {row['Value']} | {row['Bound']} | {_cell(verdict['meaning'])} |")
-    lines += ["", "## Not assessed", ""]
+def _page(report: Mapping[str, Any]) -> str:
+    """The verdicts in words, those that said no first: a table would cut the sentences off."""
+    lines = []
+    for title, passed in (("Said no", False), ("Passed", True)):
+        lines += [f"## {title}", ""]
+        lines += [_said(verdict) for verdict in report["verdicts"] if verdict["passed"] is passed] or ["- no gate"]
+        lines.append("")
+    lines += ["## Not assessed", ""]
     lines += [f"- **{entry['what']}**: {entry['why']}" for entry in report["not_assessed"]] or ["- nothing"]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _said(verdict: Mapping[str, Any]) -> str:
+    row = _row(verdict)
+    return f"- **{row['Gate']}**: {row['Value']}, {row['Bound']}. {' '.join(verdict['meaning'].split())}"
 
 
 def _number(value: float | None) -> str:

@@ -67,4 +67,5 @@ def _text(what: str, done: int, total: int) -> str:
 
 def _key(stage: str, what: str) -> str:
     """Prefect's keys are small letters, digits and dashes; one key is a history across runs."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{stage} {what}".lower()).strip("-")
+    words = what if what.startswith(stage) else f"{stage} {what}"
+    return re.sub(r"[^a-z0-9]+", "-", f"{words} progress".lower()).strip("-")

@@ -14,7 +14,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from medpipe.recipe import Recipe
+from medpipe.recipe import ComputeSettings, Recipe
 from medpipe.records import Record
 from tasks import artifacts
 from tasks.dask_client import workers
@@ -41,7 +41,7 @@ def stage(name: str, timeout_h: float) -> Callable[[Callable[P, R]], Task[P, R]]
 
 @stage("plan", timeout_h=1)
 def plan(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, signing_key_file: Path | None) -> None:
-    """Check what was given and show what a run does; no record is made."""
+    """Check what was given and show what a run does; nothing is made."""
     from medpipe import chain
     from medpipe.plan import plan as steps_of
 
@@ -51,13 +51,12 @@ def plan(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, s
 
 
 @stage("phantom-hospital", timeout_h=1)
-def phantom_hospital(folder: Path) -> Path:
-    """Write (or find) the phantom hospital's DICOM export."""
-    from medpipe.sources.phantom import write_hospital
+def phantom_hospital(folder: Path, compute: ComputeSettings) -> Path:
+    """Write the phantom hospital's DICOM export."""
+    from medpipe.sources import phantom
 
-    with worded(), progress_artifacts("phantom-hospital") as progress:
-        write_hospital(folder, progress=progress)
-    return folder
+    with worded(), workers(compute) as executor, progress_artifacts("phantom-hospital") as progress:
+        return phantom.write(folder, progress=progress, executor=executor)
 
 
 @stage("deidentify", timeout_h=48)

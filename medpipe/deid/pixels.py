@@ -40,13 +40,15 @@ ALLOWED = frozenset(
     }
 )  # fmt: skip
 _WORD = re.compile(r"[^\W_]+")
-_MEASURE = re.compile(r"[0-9]{1,3}(?:[.,][0-9]{1,2})?(?:KVP|KV|MAS|MA|MM|CM|HZ|MHZ|DB|FPS|BPM|MS|SEC|%)\Z")
+_UNITS = "(?:KVP|KV|MAS|MA|MM|CM|HZ|MHZ|DB|FPS|BPM|MS|SEC|%)"
+_MEASURE = re.compile(rf"[0-9]{{1,3}}(?:[.,][0-9]{{1,2}})?{_UNITS}\Z")
+_SPACED = re.compile(rf"(?<=[0-9])\s+(?={_UNITS}(?![A-Z]))")
 Frame = NDArray[Any]
 
 
 def allowed(text: str) -> bool:
     """Say whether a line of text is wholly technical: side marks, projections, and numbers with their unit."""
-    words = [word.upper() for word in text.replace(".", "").split() if _WORD.search(word)]
+    words = [word for word in _SPACED.sub("", text.upper()).split() if _WORD.search(word)]
     return all(_MEASURE.match(word) or all(part in ALLOWED for part in _WORD.findall(word)) for word in words)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ _STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 @contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
     """Keep the reader silent: its warnings and log lines repeat values of the file. Gives the list of warnings."""
-    logger, mode = logging.getLogger("pydicom"), pydicom.config.settings.reading_validation_mode
+    logger, mode = pydicom.config.logger, pydicom.config.settings.reading_validation_mode
     was = logger.disabled
     logger.disabled = True
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

@@ -68,10 +68,10 @@ def layout(source: Path) -> Layout:
     shape, dtype = shapes.pop(), types.pop()
     colour = len(shape) > 2 and shape[-1] == 3
     space = shape[:-1] if colour else shape
-    if len(space) not in (2, 3) or min(space, default=0) < 1:
-        raise InputError(f"the images have the shape {(None, *shape)}: (N, H, W), (N, D, H, W), or either with a last axis of 3 is needed")
     if dtype.kind == "O":
         raise InputError("the images are stored as Python objects, which are never unpickled: store them as one array of numbers")
+    if len(space) not in (2, 3) or min(space, default=0) < 1:
+        raise InputError(f"the images have the shape {(None, *shape)}: (N, H, W), (N, D, H, W), or either with a last axis of 3 is needed")
     if dtype.kind not in "uif" or (dtype.kind in "ui" and dtype.name not in INTEGERS):
         raise InputError(f"the images are stored as {dtype.name}: store {', '.join(INTEGERS)}, or floats from 0 to 1 or 0 to 255")
     counted = tuple((prefix, split, headers[f"{prefix}images"][0][0]) for prefix, split in parts)

@@ -180,6 +180,21 @@ def test_a_killed_run_goes_on_and_makes_the_same_contents(finished: Finished, tm
         assert content(only(workspace / noun)) == content(only(finished.workspace / noun)), noun
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_with_one_sentence_that_says_how_to_go_on(finished: Finished, tmp_path: Path, number: signal.Signals) -> None:
+    where = ["run", "--recipe", str(finished.recipe), "--source", str(finished.source), "--out", str(tmp_path / "w")]
+    command = [sys.executable, "-m", "medpipe.cli", *where, "--compute.workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("w/checkpoint/*/making.json")) and process.poll() is None:
+            assert time.monotonic() < deadline, "the stage was not reached"
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, ""), err
+    assert err.strip().splitlines() == ["medpipe: stopped; run the same command again to go on from there"]
+
+
 def test_two_workers_make_the_same_as_none(finished: Finished, tmp_path: Path) -> None:
     (checkpoint,) = (finished.workspace / "checkpoint").iterdir()
     done = medpipe("generate", checkpoint, tmp_path / "out", "--recipe", finished.recipe, "--compute.workers", "2")

@@ -80,7 +80,7 @@ def test_the_chain_ends_in_a_release_made_by_one_subflow_per_stage(refreshed: Re
 def test_a_person_sees_the_plan_the_splits_the_pictures_and_the_verdicts(refreshed: Refreshed) -> None:
     shown = artifacts(refreshed.state)
     assert {"plan", "collection", "splits", "checkpoint", "verdicts", "report", "sample-grid", "release"} <= set(shown)
-    picture = shown["sample-grid"].data.removeprefix("data:image/png;base64,")
+    picture = shown["sample-grid"].data.partition("data:image/png;base64,")[2].removesuffix(")")
     assert base64.b64decode(picture)[:4] == b"\x89PNG"
     assert len(picture) < 130_000
     assert shown["verdicts"].data.count('"Gate"') >= 5
@@ -113,14 +113,16 @@ def test_a_gate_that_says_no_ends_the_run_as_gate_failed_and_releases_nothing(re
     assert re.search(r"at (most|least) \d", state.message)
     assert files(refreshed.workspace / "release") == released
     assert [run.state_name for run in children(state)] == ["Completed"] * 5 + ["GateFailed"]
-    assert "FAILED" in artifacts(state)["report"].data
+    shown = artifacts(state)
+    assert shown["report"].data.index(failed[0]) < shown["report"].data.index("## Passed")
+    assert "FAILED" in shown["verdicts"].data
 
 
-def test_a_dry_run_shows_the_plan_and_makes_no_record(arrays: Path, tiny: Recipe, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_makes_nothing(arrays: Path, tiny: Recipe, tmp_path: Path) -> None:
     state = refresh_cohort(arrays, tmp_path / "workspace", tiny, dry_run=True, return_state=True)
     assert state.name == "Planned"
     assert [row["Stage"] for row in _rows(artifacts(state)["plan"])] == STAGES
-    assert {path.parent.name for path in files(tmp_path)} == {"private"}, "the key names what the plan finds"
+    assert not files(tmp_path)
 
 
 @pytest.mark.parametrize("make", [lambda folder: folder / "absent", lambda folder: _text(folder / "notes.npz")])
@@ -129,7 +131,7 @@ def test_a_source_that_cannot_be_used_ends_the_run_in_one_sentence(tiny: Recipe,
     assert state.name == "InputError"
     assert isinstance(state.result(raise_on_failure=False), InputError)
     assert state.message is not None
-    assert state.message.startswith("the source is not")
+    assert "source" in state.message
     assert "\n" not in state.message
     assert not list(tmp_path.rglob("record.json"))
 

@@ -86,6 +86,11 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert not broken
 
 
+def test_every_document_can_be_found_from_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert not [path.name for path in (ROOT / "docs").rglob("*.md") if path.name != "README.md" and f"({path.name})" not in index]
+
+
 def tracked() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("medpipe", "tasks", "flows", "deployments")
@@ -30,17 +29,32 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(text(path))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, wherever in the file, as dotted names."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name(path)} imports relatively: write the whole name"
             assert node.module is not None
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
 
 
 def room(path: Path) -> str | None:
@@ -48,82 +62,84 @@ def room(path: Path) -> str | None:
     return parts[1] if len(parts) > 2 else None
 
 
-every_file = pytest.mark.parametrize("path", CODE, ids=name)
+def importers(of: Iterable[str], among: Iterable[Path]) -> dict[str, list[str]]:
+    """The files of `among` that import one of these modules or something in it."""
+    wanted = set(of)
+    found = {name(path): sorted(m for m in imports(path) if any(m == w or m.startswith(f"{w}.") for w in wanted)) for path in among}
+    return {path: modules for path, modules in found.items() if modules}
 
 
-@every_file
-def test_imports_point_from_deployments_to_flows_to_tasks_to_medpipe(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0]
-    forbidden = set(LAYERS[LAYERS.index(layer) + 1 :])
-    assert not {module for module in imports(path) if module.split(".")[0] in forbidden}
+LIBRARY = [path for path in CODE if layer(path) == "medpipe"]
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if path.is_relative_to(ROOT / "medpipe")], ids=name)
-def test_the_library_knows_no_orchestrator_and_reads_no_environment(path: Path) -> None:
-    assert not {module for module in imports(path) if module.split(".")[0] in ORCHESTRATORS | {"logging"}}
-    text = path.read_text()
-    assert "os.environ" not in text, "settings come from the recipe"
-    assert "getenv" not in text, "settings come from the recipe"
+def test_imports_point_from_deployments_to_flows_to_tasks_to_medpipe() -> None:
+    for number, inner in enumerate(LAYERS):
+        assert not importers(LAYERS[number + 1 :], [path for path in CODE if layer(path) == inner])
 
 
-@every_file
-def test_the_room_that_sees_patients_is_imported_by_the_face_and_the_sources_alone(path: Path) -> None:
-    parts = path.relative_to(ROOT).parts
-    allowed = parts[0] == "tasks" or (parts[0] == "medpipe" and (room(path) in ("deid", "sources") or path.stem in FACE))
-    seen = {module for module in imports(path) if module.startswith("medpipe.deid")}
-    assert allowed or not seen, f"{name(path)} imports {sorted(seen)}"
+def test_the_library_knows_no_orchestrator_reads_no_environment_and_sets_up_no_logs() -> None:
+    assert not importers(ORCHESTRATORS, LIBRARY)
+    for word in ("os.environ", "getenv", "basicConfig", "addHandler"):
+        assert not [name(path) for path in LIBRARY if word in text(path)], f"{word}: settings come from the recipe, logs are the program's"
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if room(path) in VERBS], ids=name)
-def test_no_room_imports_another_rooms_verb(path: Path) -> None:
-    others = {f"medpipe.{place}.{verb}" for place, verb in VERBS.items() if place != room(path)}
-    assert not imports(path) & others
+def test_the_room_that_sees_patients_is_imported_by_the_face_the_sources_and_the_tasks_alone() -> None:
+    allowed = {"deid", "sources"}
+    others = [path for path in CODE if not (layer(path) == "tasks" or room(path) in allowed or (room(path) is None and path.stem in FACE))]
+    assert not importers(["medpipe.deid"], others)
 
 
-@every_file
-def test_a_file_is_small_enough_to_read(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= 320 or path.name == "recipe.py", f"{lines} lines: look for the second idea in it"
+def test_no_room_imports_another_rooms_verb() -> None:
+    for own in VERBS:
+        verbs = [f"medpipe.{place}.{verb}" for place, verb in VERBS.items() if place != own]
+        assert not importers(verbs, [path for path in LIBRARY if room(path) == own])
 
 
-def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+def test_tasks_hold_no_science() -> None:
+    science = ("torch", "zarr", "scipy", "sklearn", "pydicom")
+    assert not importers(science, [path for path in CODE if layer(path) == "tasks"])
 
 
-@every_file
-def test_a_function_is_small_enough_to_read(path: Path) -> None:
-    long = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions(path)}
-    assert not {what: lines for what, lines in long.items() if lines > 75}
+def test_files_are_small_enough_to_read() -> None:
+    lines = {name(path): len(text(path).splitlines()) for path in CODE if path.name != "recipe.py"}
+    assert not {path: count for path, count in lines.items() if count > 320}, "look for the second idea in it"
 
 
-@every_file
-def test_every_public_function_and_module_says_what_it_is_for(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree) or not tree.body, f"{name(path)} has no docstring"
-    silent = [
-        node.name
-        for node in tree.body
+def test_functions_are_small_enough_to_read() -> None:
+    lines = {
+        f"{name(path)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in CODE
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert not {function: count for function, count in lines.items() if count > 75}
+
+
+def test_every_module_and_public_name_says_what_it_is_for() -> None:
+    silent = [name(path) for path in CODE if tree(path).body and not ast.get_docstring(tree(path))]
+    silent += [
+        f"{name(path)}:{node.name}"
+        for path in CODE
+        for node in tree(path).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]
     assert not silent
 
 
-@every_file
-def test_no_error_is_swallowed_and_no_work_is_left_for_later(path: Path) -> None:
-    text = path.read_text()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{name(path)}:{node.lineno} catches everything"
-            broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
-            assert not (broad and all(isinstance(line, ast.Pass) for line in node.body)), f"{name(path)}:{node.lineno}"
-    assert not [word for word in ("TODO", "FIXME", "XXX", "raise NotImplementedError") if word in text]
+def test_no_error_is_swallowed() -> None:
+    handlers = [(path, node) for path in CODE for node in ast.walk(tree(path)) if isinstance(node, ast.ExceptHandler)]
+    everything = [name(path) for path, node in handlers if node.type is None]
+    broad = [
+        name(path)
+        for path, node in handlers
+        if isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException") and isinstance(node.body[0], ast.Pass)
+    ]
+    assert not everything + broad
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.py")), ids=name)
-def test_tasks_hold_no_science(path: Path) -> None:
-    assert not {module for module in imports(path) if module.split(".")[0] in ("torch", "zarr", "scipy", "sklearn", "pydicom")}
+def test_no_work_is_left_for_later() -> None:
+    words = ("TODO", "FIXME", "XXX", "raise NotImplementedError")
+    assert not [(name(path), word) for path in CODE for word in words if word in text(path)]
 
 
 def test_no_file_is_called_after_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,11 @@ from tasks.dask_client import workers
 pytestmark = pytest.mark.machine
 
 
-def process_id(_: int) -> int:
-    import os
-    import time
-
-    time.sleep(0.05)
-    return os.getpid()
-
-
 def test_both_workers_work(dask_scheduler: str) -> None:
+    def process_id(_: int) -> int:  # a nested function travels by value: workers do not have the tests
+        time.sleep(0.05)
+        return os.getpid()
+
     with workers(ComputeSettings(scheduler=dask_scheduler)) as executor:
         assert len({pid for _, pid in each(executor, process_id, list(range(20)))}) == 2
 

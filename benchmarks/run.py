@@ -32,9 +32,7 @@ def benchmarks(only: Sequence[str], long: bool) -> list[tuple[str, ModuleType]]:
     if unknown:
         sys.exit(f"there is no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(names)}")
     modules = [(name, import_module(f"benchmarks.{name}")) for name in names if not only or name in only]
-    return [
-        (name, module) for name, module in modules if hasattr(module, "rows") and (only or long or not getattr(module, "LONG", False))
-    ]
+    return [(name, module) for name, module in modules if hasattr(module, "rows") and (only or long or not getattr(module, "LONG", False))]
 
 
 def machine() -> dict[str, object]:

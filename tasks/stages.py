@@ -25,11 +25,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def stage(name: str, timeout_h: float) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that is tried three times unless the error is ours, and stopped after `timeout_h`."""
+def stage(name: str, timeout_h: float, tags: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that is tried three times unless the error is ours, and stopped after `timeout_h`.
+
+    A tag can be given a limit over all runs, for which the server is asked at every start of a tagged task, most of a
+    second: only the stages that want a device to themselves have one.
+    """
     return task(
         name=name,
-        tags=["medpipe", name],
+        tags=tags,
         retries=2,
         retry_delay_seconds=[5, 30],
         retry_condition_fn=may_retry,
@@ -81,7 +85,7 @@ def preprocess(collection: Path, workspace: Path, recipe: Recipe) -> Path:
     return _told(record)
 
 
-@stage("train", timeout_h=24 * 14)
+@stage("train", timeout_h=24 * 14, tags=("device",))
 def train(dataset: Path, workspace: Path, recipe: Recipe) -> Path:
     """Make (or find) the Checkpoint trained on a Dataset."""
     from medpipe import chain
@@ -92,7 +96,7 @@ def train(dataset: Path, workspace: Path, recipe: Recipe) -> Path:
     return _told(record)
 
 
-@stage("generate", timeout_h=24 * 7)
+@stage("generate", timeout_h=24 * 7, tags=("device",))
 def generate(checkpoint: Path, workspace: Path, recipe: Recipe) -> Path:
     """Make (or find) the Cohort sampled from a Checkpoint."""
     from medpipe import chain

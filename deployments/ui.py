@@ -27,6 +27,8 @@ POOL = "medpipe"
 HOST = "127.0.0.1"
 START_S, STOP_S = 180, 15
 PREFECT = (sys.executable, "-m", "prefect")
+SERVER = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning")
+"""What `prefect server start --background` runs; in the foreground it would not take the loop of `tasks/server_loop.py`."""
 
 
 class CannotStart(Exception):
@@ -59,7 +61,7 @@ def serve(port: int, runs: int) -> None:
     keep_out_second_ui(Path(server_settings["PREFECT_SERVER_UI_STATIC_DIRECTORY"]))
     with ExitStack() as stack:
         print(f"starting the server (log: {home / 'server.log'})", flush=True)
-        start = [*PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
+        start = [*SERVER, "--host", HOST, "--port", str(port)]
         server = stack.enter_context(_child(start, server_settings, home / "server.log"))
         wait_for(server, lambda: _asked(f"{api}/health") == b"true", "server", home / "server.log")
         print("deploying the flows", flush=True)
@@ -93,6 +95,7 @@ def server_environment(port: int) -> dict[str, str]:
     """Return the environment of the server: `server.env` over that of its clients."""
     environment = client_environment(port)
     environment["PREFECT_SERVER_UI_API_URL"] = environment.pop("PREFECT_API_URL")  # the page asks port 4200 otherwise
+    environment["PREFECT__SERVER_FINAL"] = "1"
     environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(Path(environment["PREFECT_HOME"]) / "pages")
     lines = [line for line in (HERE / "server.env").read_text().splitlines() if line and not line.startswith("#")]
     return environment | {name: value for name, _, value in (line.partition("=") for line in lines)}

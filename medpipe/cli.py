@@ -10,6 +10,7 @@ under `guarded(work, debug)`, and ends with `ending(release, workspace)`, all fo
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; without `argv`, as the program that the person started."""
     if argv is None:
         signal.signal(signal.SIGTERM, _stop)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a spinning thread halves training where cores are shared
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
     return guarded(lambda: command(arguments), arguments.debug)

@@ -191,6 +191,8 @@ class GatesSettings(Section):
     """Classifiers trained per arm of the utility gate."""
     copy_false_positive: Annotated[float, Field(gt=0, le=0.1)] = 0.01
     """Share of real held-out images that may be called near copies: it sets the threshold."""
+    copy_recall_min: Fraction = 0.85
+    """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
     small_cell: Annotated[int, Field(ge=2)] = 11

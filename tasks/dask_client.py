@@ -67,8 +67,9 @@ def _local(count: int) -> Iterator[Executor]:
     from distributed import Client, LocalCluster
 
     settings = {"n_workers": count, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": None}
+    quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # its metrics would lie on port 8787 of every interface
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with LocalCluster(**settings, env=one_thread) as cluster, Client(cluster, set_as_default=False) as client:
+    with LocalCluster(**settings, scheduler_kwargs=quiet, env=one_thread) as cluster, Client(cluster, set_as_default=False) as client:
         yield client.get_executor(pure=False)
 
 

@@ -16,13 +16,15 @@ TELEMETRY_OFF = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "GX_ANALYTICS_ENABLED": "false",
 }
+COMPUTE = {"OMP_WAIT_POLICY": "passive"}  # a spinning thread halves training where cores are shared; read when torch is imported
 LOCAL_SERVER = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 by default; 18 was measured on a busy machine
     "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
+    "UVICORN_LOOP": "tasks.server_loop:loop",
 }
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what is not set: telemetry off, patience with a local server, state in `.prefect` of the working directory."""
-    for name, value in {**TELEMETRY_OFF, **LOCAL_SERVER, "PREFECT_HOME": str(Path.cwd() / ".prefect")}.items():
+    """Set what is not set: no telemetry, patience with a local server and shared cores, state in `.prefect` of the working directory."""
+    for name, value in {**TELEMETRY_OFF, **LOCAL_SERVER, **COMPUTE, "PREFECT_HOME": str(Path.cwd() / ".prefect")}.items():
         environment.setdefault(name, value)

@@ -18,8 +18,6 @@ from medpipe.recipe import GatesSettings
 
 HOLDOUT_MIN = 50
 """Fewer held-out images than this set no threshold: the cohort cannot be certified."""
-RECALL_MIN = 0.85
-"""Share of each required family of planted copies that the detector must find."""
 UNCERTIFIED = f"Cannot be certified: fewer than {HOLDOUT_MIN} real images were held out to compare with."
 
 
@@ -53,7 +51,7 @@ def assess(
     near = np.asarray(near, dtype=np.bool_)
     withheld = np.logical_or(near, exact)
     reasons = ["exact_copy" if same else "near_copy" if alike else "" for same, alike in zip(exact.tolist(), near.tolist(), strict=True)]
-    verdicts = [_exact(exact), _near(withheld, real, limits, settings, certifiable), _self_test(detector)]
+    verdicts = [_exact(exact), _near(withheld, real, limits, settings, certifiable), _self_test(detector, settings.copy_recall_min)]
     return Found(verdicts, withheld, reasons, detector)
 
 
@@ -104,7 +102,7 @@ def _near(near: NDArray[np.bool_], real: Scores, limits: Scores, settings: Gates
     )
 
 
-def _self_test(detector: list[dict[str, Any]]) -> Verdict:
+def _self_test(detector: list[dict[str, Any]], recall_min: float) -> Verdict:
     """The weakest required family decides; one missed exact copy fails whatever the rest reach."""
     required = [row for row in detector if row["required"]]
     weakest = min(required, key=lambda row: row["recall"], default=None)
@@ -115,7 +113,7 @@ def _self_test(detector: list[dict[str, Any]]) -> Verdict:
         "privacy",
         value,
         (weakest["low"], weakest["high"]) if weakest and not missed else (0.0, 0.0),
-        bound=RECALL_MIN,
+        bound=recall_min,
         direction="at least",
         baseline=1.0,
         n=sum(row["n"] for row in required),

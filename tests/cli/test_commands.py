@@ -184,7 +184,10 @@ def test_a_killed_run_goes_on_and_makes_the_same_contents(finished: Finished, tm
 def test_a_stopped_run_ends_with_one_sentence_that_says_how_to_go_on(finished: Finished, tmp_path: Path, number: signal.Signals) -> None:
     where = ["run", "--recipe", str(finished.recipe), "--source", str(finished.source), "--out", str(tmp_path / "w")]
     command = [sys.executable, "-m", "medpipe.cli", *where, "--compute.workers", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the child
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("w/checkpoint/*/making.json")) and process.poll() is None:
             assert time.monotonic() < deadline, "the stage was not reached"

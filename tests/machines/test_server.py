@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     port, log = free_port(), folder / "log"
     settings = {**ui.server_environment(port), **audited(folder), "PREFECT_SERVER_UI_ENABLED": "false"}
-    command = [*ui.PREFECT, "server", "start", "--host", ui.HOST, "--port", str(port)]
+    command = [*ui.SERVER, "--host", ui.HOST, "--port", str(port)]
     with process(command, settings, folder, log) as child:
         api = f"http://{ui.HOST}:{port}/api"
         until("the server", lambda: answers(f"{api}/health") or child.poll() is not None, 180)

@@ -40,6 +40,7 @@ def test_wrong_input_is_one_sentence_and_status_2(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_makes_nothing_and_asks_no_other_machine(tmp_path: Path) -> None:
     done = run(tmp_path, command(tmp_path, "workspace", "--dry-run"))
     assert done.returncode == 0, done.stderr

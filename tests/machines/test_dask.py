@@ -16,7 +16,7 @@ from medpipe.parallel import each
 from medpipe.recipe import ComputeSettings, build
 from tasks.dask_client import workers
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.slow]
 
 
 def test_both_workers_work(dask_scheduler: str) -> None:

@@ -25,6 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import Row
+
+LONG = True
 RESULTS = Path(__file__).parent / "results"
 EMPTY = """
 import flows
@@ -53,6 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (asked.results / f"{name}.md").write_text(table(found))
     print(table(found))
     return 0
+
+
+def rows() -> list[Row]:
+    """The figures of the demo recipe for `python -m benchmarks.run --long`; none where a command failed."""
+    with tempfile.TemporaryDirectory(prefix="medpipe-bench-") as scratch:
+        found = measure(Path(scratch), "demo", None, [])
+    if found is None:
+        return []
+    seconds = found["seconds"]
+    nothing = f"at most {BEYOND_START_S:.0f} s beyond it"
+    return [
+        Row("refresh with nothing new", seconds["nothing"], "s", "an empty Prefect flow", seconds["start"], nothing),
+        Row("demo chain through Prefect", seconds["chain"], "s", "the verbs from Python", seconds["verbs"], "1.05 on pneumoniamnist"),
+    ]
 
 
 def measure(scratch: Path, recipe: str, source: Path | None, settings: Sequence[str]) -> dict[str, Any] | None:

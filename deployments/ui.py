@@ -95,7 +95,6 @@ def server_environment(port: int) -> dict[str, str]:
     """Return the environment of the server: `server.env` over that of its clients."""
     environment = client_environment(port)
     environment["PREFECT_SERVER_UI_API_URL"] = environment.pop("PREFECT_API_URL")  # the page asks port 4200 otherwise
-    environment["PREFECT__SERVER_FINAL"] = "1"
     environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(Path(environment["PREFECT_HOME"]) / "pages")
     lines = [line for line in (HERE / "server.env").read_text().splitlines() if line and not line.startswith("#")]
     return environment | {name: value for name, _, value in (line.partition("=") for line in lines)}

@@ -14,17 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medpipe import recipe as recipes
+from medpipe import cli_verbs as verbs
 from medpipe.cli_errors import guarded
 from medpipe.cli_flags import SETTINGS_FLAGS, Parser, as_flags, debug_argument, recipe_from, run_arguments, settings_arguments
-from medpipe.errors import GateFailed, InputError, RecordError
-from medpipe.progress import Progress, bars
-from medpipe.recipe import Recipe
+from medpipe.errors import GateFailed
 from medpipe.records import Record
 
 __all__ = ["ending", "guarded", "main", "recipe_from", "run_arguments"]
@@ -77,23 +73,26 @@ def parser() -> argparse.ArgumentParser:
     for chain in (demo, run):
         chain.add_argument("--prefect", action="store_true", help="run as a Prefect flow, to be seen in the Prefect UI")
 
-    phantom = _command(commands, "phantom", _phantom, "write the phantom hospital's DICOM export", "DIR [--patients N] [--seed N]", False)
+    phantom = _command(
+        commands, "phantom", verbs.phantom, "write the phantom hospital's DICOM export", "DIR [--patients N] [--seed N]", False
+    )
     phantom.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder to write")
     phantom.add_argument("--patients", type=_count, default=160, metavar="N", help="patients in the hospital (default 160)")
     phantom.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed is another hospital (default 0)")
 
-    _verb(commands, "deidentify", _deidentify, "make a Collection of DICOM files or an .npz", ("source",), ("source", "deid", "compute"))
-    _verb(commands, "preprocess", _preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
-    _verb(commands, "train", _train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "compute"))
-    _verb(commands, "generate", _generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
-    _verb(commands, "validate", _validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
-    _verb(commands, "release", _release, "write the shareable folder of a Cohort that passed", ("cohort", "report"), ("release",))
+    images = "make a Collection of DICOM files or an .npz"
+    _verb(commands, "deidentify", verbs.deidentify, images, ("source",), ("source", "deid", "compute"))
+    _verb(commands, "preprocess", verbs.preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
+    _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "compute"))
+    _verb(commands, "generate", verbs.generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
+    _verb(commands, "validate", verbs.validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
+    _verb(commands, "release", verbs.release, "write the shareable folder of a Cohort that passed", ("cohort", "report"), ("release",))
 
-    verify = _command(commands, "verify", _verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
+    verify = _command(commands, "verify", verbs.verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
     verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
     verify.add_argument("--public-key", type=Path, metavar="FILE", help="key that must have signed the release")
 
-    recipe = _command(commands, "recipe", _recipe, "print the resolved recipe as YAML", "[--recipe NAME|FILE] [--list]")
+    recipe = _command(commands, "recipe", verbs.recipe, "print the resolved recipe as YAML", "[--recipe NAME|FILE] [--list]")
     recipe.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     recipe.add_argument("--list", action="store_true", help="list the recipes that medpipe carries")
     settings_arguments(recipe)
@@ -150,17 +149,6 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-@contextmanager
-def _workers(recipe: Recipe) -> Iterator[tuple[Executor | None, Progress]]:
-    """Give the worker processes of the recipe and the progress bars."""
-    from medpipe.parallel import processes
-
-    if recipe.compute.scheduler:
-        raise InputError("compute.scheduler needs 'medpipe run --prefect': without Prefect the work stays on this machine")
-    with bars() as progress, processes(recipe.compute.workers) as executor:
-        yield executor, progress
-
-
 def ending(release: Record, workspace: Path) -> None:
     """Show a finished run's verdicts, release and page on stderr, and print the release's path on stdout."""
     from medpipe import cli_show
@@ -173,7 +161,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     arguments.source, workspace = arguments.out / "hospital", arguments.out / "workspace"
     if not (arguments.source / phantom.TABLE).exists():  # it is moved to its place when it is whole
-        with _workers(recipe_from(arguments)) as (executor, progress):
+        with verbs.workers(recipe_from(arguments)) as (executor, progress):
             phantom.write(arguments.source, progress=progress, executor=executor)
     arguments.out, arguments.key, arguments.signing_key = workspace, None, None
     return _run(arguments)
@@ -192,11 +180,11 @@ def _run(arguments: argparse.Namespace) -> int:
         cli_show.console().print(cli_show.plan(plan(arguments.source, workspace, recipe, keys), workspace))
         return 0
     try:
-        with _workers(recipe) as (executor, progress):
+        with verbs.workers(recipe) as (executor, progress):
             made = chain.run(arguments.source, workspace, recipe, keys, executor=executor, progress=progress)
     except GateFailed as failure:
         if failure.report is not None:
-            _show_report(failure.report)
+            verbs.show_report(failure.report)
         raise
     ending(made, workspace)
     return 0
@@ -215,104 +203,6 @@ def _through_prefect(arguments: argparse.Namespace) -> int:
         return process.wait()
     except KeyboardInterrupt:
         return process.wait()  # the flow got the same signal, and says itself how to go on
-
-
-def _show_report(path: Path) -> None:
-    from medpipe import cli_show, records
-
-    cli_show.console().print(cli_show.verdicts(records.load(path, "Report")))
-
-
-def _phantom(arguments: argparse.Namespace) -> int:
-    from medpipe.sources import phantom
-
-    with bars() as progress:
-        phantom.write(arguments.folder, patients=arguments.patients, seed=arguments.seed, progress=progress)
-    print(arguments.folder)
-    return 0
-
-
-def _done(record: Record) -> int:
-    from medpipe import cli_show
-
-    cli_show.result(record)
-    return 0
-
-
-def _deidentify(arguments: argparse.Namespace) -> int:
-    from medpipe.deid.deidentify import deidentify
-
-    recipe = recipe_from(arguments)
-    with _workers(recipe) as (executor, progress):
-        return _done(deidentify(arguments.source, arguments.out, recipe, key_file=arguments.key, executor=executor, progress=progress))
-
-
-def _preprocess(arguments: argparse.Namespace) -> int:
-    from medpipe.images.preprocess import preprocess
-
-    recipe = recipe_from(arguments)
-    with _workers(recipe) as (executor, progress):
-        return _done(preprocess(arguments.collection, arguments.out, recipe, executor=executor, progress=progress))
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from medpipe.diffusion.train import train
-
-    recipe = recipe_from(arguments)
-    with bars() as progress:
-        return _done(train(arguments.dataset, arguments.out, recipe, progress=progress))
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    from medpipe.cohort.generate import generate
-
-    recipe = recipe_from(arguments)
-    with _workers(recipe) as (executor, progress):
-        return _done(generate(arguments.checkpoint, arguments.out, recipe, executor=executor, progress=progress))
-
-
-def _validate(arguments: argparse.Namespace) -> int:
-    from medpipe.gates.validate import validate
-
-    recipe = recipe_from(arguments)
-    with _workers(recipe) as (executor, progress):
-        report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
-    _show_report(report.path)
-    _done(report)
-    return 0 if report.facts["passed"] else GateFailed.exit_status
-
-
-def _release(arguments: argparse.Namespace) -> int:
-    from medpipe.release.release import release
-
-    recipe = recipe_from(arguments)
-    with bars() as progress:
-        return _done(release(arguments.cohort, arguments.report, arguments.out, recipe, key_file=arguments.key, progress=progress))
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from medpipe import cli_show
-    from medpipe.verify import chain_of
-
-    links = chain_of(arguments.path, arguments.public_key)
-    cli_show.console().print(cli_show.links(links))
-    wrong = [f"{link.what}: {problem}" for link in links for problem in link.problems]
-    if wrong:
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise RecordError(f"{wrong[0]}{more}: it is not what was sealed, so make it again, or fetch it again")
-    print(arguments.path)
-    return 0
-
-
-def _recipe(arguments: argparse.Namespace) -> int:
-    if arguments.list:
-        from medpipe import cli_show
-
-        cli_show.console().print(cli_show.recipe_list())
-        print("\n".join(recipes.names()))
-        return 0
-    sys.stdout.write(recipes.dump(recipe_from(arguments)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 from pydantic.fields import FieldInfo
 
 from medpipe import recipe as recipes
-from medpipe.recipe import SECTIONS, Recipe, Section
+from medpipe.recipe import SECTIONS, Recipe
+from medpipe.settings import Section
 
 SETTINGS_FLAGS = """Every setting of the recipe is a flag, --section.field VALUE; lists are separated by commas, yes and no are true and
 false, 'none' empties an optional setting. A flag goes before the recipe, the recipe before the default shown."""

@@ -1,234 +1,31 @@
 """The Recipe: every setting of a run in one frozen tree.
 
-The sentence under a field is its comment, its `--help` text and its description in the Prefect form. Paths, keys and
-credentials are never in a recipe. A field's order is the order of the form.
+Its sections are in `settings`; here they become one tree, read from YAML and from flags. Paths, keys and credentials
+are never in a recipe.
 """
 
 from __future__ import annotations
 
-from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medpipe.errors import InputError
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A group of settings: unknown keys are refused, and nothing is changed after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class SourceSettings(Section):
-    """Where the images come from, and which table says what they show."""
-
-    form: Literal["dicom", "arrays"] = "dicom"
-    """A folder of DICOM files, or one .npz file of arrays (MedMNIST's six arrays, or 'images' and 'labels')."""
-    table: str | None = None
-    """Name of a CSV file inside the source folder with labels and covariates (DICOM only)."""
-    table_key: Literal["SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID"] = "SOPInstanceUID"
-    """The table's first identifying column: which DICOM attribute its rows are matched by."""
-    label: str | None = None
-    """Column of the table that holds the class (DICOM only; arrays hold 'labels')."""
-    continuous: list[str] = []
-    """Continuous covariates to condition on, such as age: columns of the table or kept DICOM attributes."""
-    categorical: list[str] = []
-    """Categorical covariates to condition on, such as sex, site or scanner."""
-    classes: list[str] = []
-    """Names of the classes in the order of their numbers; for a table, the values that are accepted (empty: as found)."""
-    licence: str = "not stated"
-    """Licence of the source images, carried to the release."""
-
-
-class DeidSettings(Section):
-    """De-identification by PS3.15 Annex E."""
-
-    dates: Literal["shift", "remove"] = "shift"
-    """Shift all dates of a patient by one secret number of days (intervals stay), or remove them."""
-    shift_days_max: Annotated[int, Field(ge=30, le=36500)] = 3650
-    """Largest date shift in days; each patient's own shift is drawn from the key."""
-    retain_patient_characteristics: bool = True
-    """Keep sex, age (over 89 becomes 90), size, weight and the other characteristics of PS3.15's option of that name."""
-    sites: Literal["pseudonym", "remove"] = "pseudonym"
-    """Replace institutions and devices by keyed pseudonyms, so that groups stay apart without their names, or remove them."""
-    burned_in: Literal["black_out", "quarantine"] = "black_out"
-    """What to do with text burned into the pixels: black out its region, or quarantine the image."""
-    quarantine_max: Fraction = 0.2
-    """Largest share of the instances that may be quarantined before the run ends in an error."""
-
-
-class ImagesSettings(Section):
-    """From instances to model-ready images."""
-
-    dimensions: Literal[2, 3] = 2
-    """2 for images or single slices, 3 for volumes."""
-    size: Annotated[int, Field(ge=8, le=512)] = 64
-    """Side of the square (or cubic) image in pixels; 0 padding keeps the aspect ratio."""
-    spacing_mm: Annotated[float, Field(gt=0)] | None = None
-    """Resample to this step in millimetres and keep the centre (DICOM only); empty keeps the whole field of view."""
-    modalities: list[str] = []
-    """DICOM modalities to use, such as CT; may be empty where the source has only one (CR, DX and RG count as one)."""
-    secondary_captures: bool = False
-    """Use secondary captures too, which are mostly screenshots and pages with text."""
-    percentile_low: Annotated[float, Field(ge=0, lt=50)] = 0.5
-    """Percentile of an image that becomes the lowest stored value (8-bit images are kept as they are)."""
-    percentile_high: Annotated[float, Field(gt=50, le=100)] = 99.5
-    """Percentile of an image that becomes the highest stored value."""
-    split: Literal["patient", "given", "blocks"] = "patient"
-    """Split by patient; keep the splits that the arrays have; or cut the rows into contiguous blocks."""
-    validation: Fraction = 0.1
-    """Share for validation during development."""
-    holdout: Fraction = 0.2
-    """Share cut from the training population, never trained on: gates are calibrated on it."""
-    test: Fraction = 0.1
-    """Share for the final utility figure (a given test split is kept)."""
-    blocks: Annotated[int, Field(ge=8)] = 64
-    """Number of contiguous blocks where `split` is blocks."""
-    block_gap: Annotated[int, Field(ge=0)] = 0
-    """Rows left out on the weaker side of the border between two splits, where neighbours may show one patient."""
-    patients_per_class_min: Positive = 3
-    """A class with fewer patients (or blocks) cannot be split without telling who is in it: it is excluded and counted."""
-    shard: Positive = 512
-    """Images in one shard, which is one file with one owner."""
-
-
-class ModelSettings(Section):
-    """The denoiser D(x; σ, c)."""
-
-    channels: Annotated[list[Positive], Field(min_length=1)] = [64, 128]
-    """Channels at each resolution, finest first; multiples of 32 are fast."""
-    blocks: list[Positive] = [2, 4]
-    """Residual blocks at each resolution."""
-    patch: Literal[1, 2, 4] = 2
-    """Pixels of a side that the stem folds into channels."""
-    condition_dropout: Fraction = 0.1
-    """How often training hides all conditions, which gives unconditional samples and guidance."""
-    covariate_dropout: Fraction = 0.1
-    """How often training hides each single condition, which gives partial conditioning."""
-    sigma_mean: float = -1.2
-    """Mean of ln σ in training (Karras et al. 2022, table 1)."""
-    sigma_sd: Annotated[float, Field(gt=0)] = 1.2
-    """Standard deviation of ln σ in training."""
-
-
-class TrainSettings(Section):
-    """Training, counted in images."""
-
-    images: Positive = 200_000
-    """Images to train on, counting repeats."""
-    batch: Positive = 128
-    """Images in one step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
-    """Peak learning rate of AdamW."""
-    warmup_images: Annotated[int, Field(ge=0)] = 5_000
-    """Images over which the learning rate rises from 0."""
-    ema_images: Positive = 10_000
-    """Half-life of the weights' moving average, in images; it warms up with training."""
-    flip: bool = False
-    """Mirror images left-right in training; only where a mirrored image is a possible patient."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 where the processor multiplies it in hardware, or as said."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile where training is long enough to pay for it, or as said."""
-    state_images: Positive = 20_000
-    """Images between two saved states, from which an interrupted training goes on exactly."""
-
-
-class CohortSettings(Section):
-    """The synthetic cohort."""
-
-    images: Positive = 1_000
-    """Synthetic images to make."""
-    composition: Literal["as_trained", "balanced"] = "as_trained"
-    """Classes as frequent as in the training data, or equally frequent."""
-    sampler: Literal["dpmpp_2m", "heun", "ddim"] = "dpmpp_2m"
-    """Solver of the reverse process."""
-    steps: Annotated[int, Field(ge=2, le=1000)] = 20
-    """Steps of the solver; one network evaluation each, two for Heun."""
-    guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
-    """Classifier-free guidance; 1 follows the learned distribution, more sharpens classes at the cost of variety."""
-    sigma_min: Annotated[float, Field(gt=0)] = 0.02
-    """Smallest noise level; below the step of 8-bit images nothing is gained."""
-    sigma_max: Annotated[float, Field(gt=0)] = 80.0
-    """Largest noise level, where the samples begin."""
-    shard: Positive = 256
-    """Images in one shard: one seed range, one file, one owner."""
-    batch: Positive = 64
-    """Images sampled at once; part of what makes a cohort reproducible to the bit."""
-
-
-class GatesSettings(Section):
-    """Bounds of the gates: each is relative to what real data reach against real data."""
-
-    resamples: Annotated[int, Field(ge=20, le=1000)] = 50
-    """Resamples behind every interval."""
-    feature_images: Positive = 20_000
-    """Images over which the feature network is trained on the training split."""
-    frechet_ratio_max: Annotated[float, Field(ge=1)] = 1.5
-    """Fréchet distance to the training split, relative to that of real held-out images."""
-    kid_ratio_max: Annotated[float, Field(ge=1)] = 1.5
-    """Kernel distance beyond the spread of real held-out images, in units of that spread."""
-    precision_drop_max: Fraction = 0.15
-    """How far precision may fall below that of real held-out images."""
-    recall_drop_max: Fraction = 0.2
-    """How far recall may fall below that of real held-out images."""
-    intensity_excess_max: Fraction = 0.15
-    """How far the distributions of brightness, contrast and detail may lie apart beyond those of real held-out images."""
-    class_shortfall_max: Fraction = 0.25
-    """How much of a class may be lacking against what was asked for."""
-    utility_images: Positive = 20_000
-    """Images over which each classifier of the utility gate is trained."""
-    utility_drop_max: Fraction = 0.03
-    """How far the AUC of train-on-synthetic-test-on-real may fall below train-on-real."""
-    utility_seeds: Annotated[int, Field(ge=1, le=20)] = 3
-    """Classifiers trained per arm of the utility gate."""
-    copy_false_positive: Annotated[float, Field(gt=0, le=0.1)] = 0.01
-    """Share of real held-out images that may be called near copies: it sets the threshold."""
-    copy_recall_min: Fraction = 0.85
-    """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
-    copy_excess_max: Fraction = 0.02
-    """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
-    small_cell: Annotated[int, Field(ge=2)] = 11
-    """Counts below this are not published."""
-
-
-class ReleaseSettings(Section):
-    """What the shared folder says of itself."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$")] = "synthetic-cohort"
-    """Name of the cohort: small letters, digits, dashes."""
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")] = "1.0.0"
-    """Version of the release."""
-    title: str = "Synthetic cohort"
-    """Title on the card and the report."""
-    creator: str = "not stated"
-    """Institution that releases."""
-    contact: str = "not stated"
-    """Address for questions."""
-    licence: str = "CC-BY-4.0"
-    """Licence of the release, as an SPDX identifier."""
-    published: date | None = None
-    """Date of publication (YYYY-MM-DD) for the citation; empty leaves it out, so that the bytes do not depend on the day."""
-
-
-class ComputeSettings(Section):
-    """Where the work runs; nothing here changes a result."""
-
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Worker processes for preprocessing and generation."""
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls|ws|wss)://")] | None = None
-    """Address of a running Dask scheduler; empty starts local workers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of training and sampling."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 2
-    """Threads of training on a CPU."""
+from medpipe.settings import (
+    CohortSettings,
+    ComputeSettings,
+    DeidSettings,
+    GatesSettings,
+    ImagesSettings,
+    ModelSettings,
+    ReleaseSettings,
+    Section,
+    SourceSettings,
+    TrainSettings,
+)
 
 
 class Recipe(Section):

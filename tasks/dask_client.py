@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import medpipe
 from medpipe.errors import InputError
-from medpipe.recipe import ComputeSettings
+from medpipe.settings import ComputeSettings
 
 Result = TypeVar("Result")
 ANSWER_S = 5

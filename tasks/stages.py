@@ -14,8 +14,9 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from medpipe.recipe import ComputeSettings, Recipe
+from medpipe.recipe import Recipe
 from medpipe.records import Record
+from medpipe.settings import ComputeSettings
 from tasks import artifacts
 from tasks.dask_client import workers
 from tasks.progress import progress_artifacts

@@ -10,7 +10,7 @@ import torch
 from medpipe import seeds
 from medpipe.diffusion import conditioning
 from medpipe.diffusion.conditioning import Conditions
-from medpipe.recipe import CohortSettings
+from medpipe.settings import CohortSettings
 
 
 def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from medpipe.deid.identifiers import CLASS_UIDS, Identifiers
 from medpipe.deid.profile import Action, policy
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.values import BULK, NUMERIC, TEXT, dictionary_vrs, parts, text_of
-from medpipe.recipe import DeidSettings
+from medpipe.settings import DeidSettings
 
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 # Binary values that are numbers by the standard: palettes, look-up tables, pixel offsets, waveforms, spectra, meshes.

@@ -21,8 +21,8 @@ from medpipe.deid.actions import Cleaner, shifted_date
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
 from medpipe.deid.values import text_of
-from medpipe.recipe import DeidSettings
 from medpipe.records import write_bytes
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
 

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medpipe.deid import ocr
 from medpipe.deid.values import text_of
-from medpipe.recipe import DeidSettings
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
 READ_MIN = 0.4

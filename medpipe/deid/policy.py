@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from medpipe.deid import profile
 from medpipe.deid.profile import Action, Row
-from medpipe.recipe import DeidSettings
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import SENTENCES, SET_ASIDE, Reason
 
 WORDS: dict[Action, str] = {

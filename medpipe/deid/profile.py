@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
-from medpipe.recipe import DeidSettings
+from medpipe.settings import DeidSettings
 
 Action = Literal["remove", "empty", "dummy", "uid", "keep", "shift", "patient", "name", "accession", "site", "scanner"]
 

@@ -19,7 +19,7 @@ from medpipe.deid.actions import AGE_LIMIT
 from medpipe.deid.identifiers import TOKEN, folded
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.errors import InputError
-from medpipe.recipe import SourceSettings
+from medpipe.settings import SourceSettings
 
 VALUES_MAX = 32
 PATIENTS_MIN = 2

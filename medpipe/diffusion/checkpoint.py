@@ -17,7 +17,7 @@ from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.device import arrange
 from medpipe.diffusion.network import LeanUNet
 from medpipe.errors import RecordError
-from medpipe.recipe import ModelSettings
+from medpipe.settings import ModelSettings
 
 WEIGHTS, MODEL, CURVE = "weights.safetensors", "model.json", "training.parquet"
 

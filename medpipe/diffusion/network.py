@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpipe.recipe import ModelSettings
+from medpipe.settings import ModelSettings
 
 
 def _convolution(dimensions: int) -> type[nn.Conv2d] | type[nn.Conv3d]:

@@ -14,7 +14,7 @@ from medpipe.gates import copies
 from medpipe.gates.alignment import RULES
 from medpipe.gates.copies import Scores
 from medpipe.gates.verdict import Verdict, judge
-from medpipe.recipe import GatesSettings
+from medpipe.settings import GatesSettings
 
 HOLDOUT_MIN = 50
 """Fewer held-out images than this set no threshold: the cohort cannot be certified."""

@@ -20,7 +20,7 @@ from medpipe.gates import fidelity
 from medpipe.gates.copy_gate import HOLDOUT_MIN, UNCERTIFIED
 from medpipe.gates.features import SPACES
 from medpipe.gates.verdict import Verdict, judge
-from medpipe.recipe import GatesSettings
+from medpipe.settings import GatesSettings
 
 LARGEST = 512
 """Most images in a resample; up to 1,024 held-out images are used."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from medpipe import records, seeds, store
 from medpipe.gates import alignment, copies, distributions, features, fidelity, utility
 from medpipe.images.dataset import Dataset
-from medpipe.recipe import GatesSettings, Recipe
+from medpipe.recipe import Recipe
+from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed"]

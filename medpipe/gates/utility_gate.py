@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medpipe import seeds
 from medpipe.gates import utility
 from medpipe.gates.verdict import Verdict, judge
-from medpipe.recipe import GatesSettings
+from medpipe.settings import GatesSettings
 
 Predictions = list[NDArray[np.float32]]
 

@@ -25,8 +25,9 @@ from medpipe.images.shards import Candidate, Outcome, Part, Shard
 from medpipe.images.volume import ORIENTATION
 from medpipe.parallel import each
 from medpipe.progress import Progress, silent
-from medpipe.recipe import ImagesSettings, Recipe
+from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Making, Record
+from medpipe.settings import ImagesSettings
 
 _PART_IMAGES, _PART_SERIES = 64, 4
 _SHARD_BYTES = 2**28

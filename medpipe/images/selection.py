@@ -9,7 +9,7 @@ import pandas as pd
 from medpipe.errors import InputError
 from medpipe.images.reasons import Reason
 from medpipe.images.shards import Candidate
-from medpipe.recipe import ImagesSettings
+from medpipe.settings import ImagesSettings
 
 _SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 """Segmentation and Label Map Segmentation Storage."""

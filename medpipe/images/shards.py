@@ -24,7 +24,7 @@ from medpipe.images import series, transforms, volume
 from medpipe.images.reasons import Reason, Rejected
 from medpipe.images.transforms import Stored
 from medpipe.images.volume import Image
-from medpipe.recipe import ImagesSettings
+from medpipe.settings import ImagesSettings
 
 
 @dataclass(frozen=True)

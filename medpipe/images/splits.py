@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from medpipe.errors import InputError
 from medpipe.images.dataset import SPLITS, Split
 from medpipe.images.reasons import Reason
-from medpipe.recipe import ImagesSettings
 from medpipe.seeds import child
+from medpipe.settings import ImagesSettings
 
 _LINE: tuple[Split, ...] = ("test", "validation", "holdout", "train")
 """Order of the splits along the line, and of their strength: of two identical images the one further left is kept."""

@@ -9,9 +9,9 @@ from typing import Any
 import jinja2
 import yaml
 
-from medpipe.recipe import ReleaseSettings
 from medpipe.records import Record
 from medpipe.release.charts import number
+from medpipe.settings import ReleaseSettings
 
 READING = """\
 import pandas as pd

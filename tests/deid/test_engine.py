@@ -26,7 +26,7 @@ from medpipe.deid.instance import Needles, encoded
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.reading import quiet
 from medpipe.errors import InputError
-from medpipe.recipe import DeidSettings
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import SENTENCES, Reason
 
 NAMES = Pseudonyms(b"k" * 32)

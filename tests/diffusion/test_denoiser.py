@@ -7,7 +7,7 @@ import torch
 
 from medpipe.diffusion.denoiser import Denoiser, guided
 from medpipe.diffusion.network import LeanUNet, fold, unfold
-from medpipe.recipe import ModelSettings
+from medpipe.settings import ModelSettings
 
 
 def network(channels: int = 1, conditions: int = 5, dimensions: int = 2, **settings: object) -> LeanUNet:

@@ -8,7 +8,7 @@ import pytest
 
 from medpipe.errors import InputError
 from medpipe.parallel import each
-from medpipe.recipe import ComputeSettings
+from medpipe.settings import ComputeSettings
 from tasks.dask_client import LocalWorkers, workers
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from medpipe.gates import alignment, copies, copy_gate
 from medpipe.gates.alignment import Gallery
 from medpipe.gates.copies import Scores
-from medpipe.recipe import GatesSettings
+from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings()
 

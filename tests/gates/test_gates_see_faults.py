@@ -8,7 +8,7 @@ from builders_gates import CLASSES, Images, Labels, people, spoiled
 
 from medpipe.gates import features, fidelity, fidelity_gate, utility, utility_gate
 from medpipe.gates.fidelity_gate import Sample
-from medpipe.recipe import GatesSettings
+from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings(resamples=20, utility_seeds=1)
 

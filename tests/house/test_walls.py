@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("medpipe", "tasks", "flows", "deployments")
 CODE = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
-FACE = {"__init__", "__main__", "chain", "plan", "cli", "verify"}
+FACE = {"__init__", "__main__", "chain", "plan", "cli", "cli_verbs", "verify"}
 """Modules of medpipe's root that may import any verb."""
 VERBS = {
     "deid": "deidentify",
@@ -101,7 +101,7 @@ def test_tasks_hold_no_science() -> None:
 
 
 def test_files_are_small_enough_to_read() -> None:
-    lines = {name(path): len(text(path).splitlines()) for path in CODE if path.name != "recipe.py"}
+    lines = {name(path): len(text(path).splitlines()) for path in CODE}
     assert not {path: count for path, count in lines.items() if count > 320}, "look for the second idea in it"
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medpipe.errors import InputError
 from medpipe.images.splits import assign, cut
-from medpipe.recipe import ImagesSettings
+from medpipe.settings import ImagesSettings
 
 SHARES = {"test": 0.1, "validation": 0.1, "holdout": 0.2}
 

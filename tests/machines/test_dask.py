@@ -13,7 +13,8 @@ from medpipe import chain
 from medpipe.cohort.generate import generate
 from medpipe.images.preprocess import preprocess
 from medpipe.parallel import each
-from medpipe.recipe import ComputeSettings, build
+from medpipe.recipe import build
+from medpipe.settings import ComputeSettings
 from tasks.dask_client import workers
 
 pytestmark = [pytest.mark.machine, pytest.mark.slow]

@@ -1,0 +1,140 @@
+"""What each command of the console script does: call one function, show what came of it, return the exit status.
+
+The whole chain (`run`, `demo`) is in `cli`, beside the parser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+
+from medpipe import recipe as recipes
+from medpipe.cli_flags import recipe_from
+from medpipe.errors import GateFailed, InputError, RecordError
+from medpipe.progress import Progress, bars
+from medpipe.recipe import Recipe
+from medpipe.records import Record
+
+
+@contextmanager
+def workers(recipe: Recipe) -> Iterator[tuple[Executor | None, Progress]]:
+    """Give the worker processes of the recipe and the progress bars."""
+    from medpipe.parallel import processes
+
+    if recipe.compute.scheduler:
+        raise InputError("compute.scheduler needs 'medpipe run --prefect': without Prefect the work stays on this machine")
+    with bars() as progress, processes(recipe.compute.workers) as executor:
+        yield executor, progress
+
+
+def show_report(path: Path) -> None:
+    """Show the verdicts of a Report."""
+    from medpipe import cli_show, records
+
+    cli_show.console().print(cli_show.verdicts(records.load(path, "Report")))
+
+
+def phantom(arguments: argparse.Namespace) -> int:
+    """Write the phantom hospital."""
+    from medpipe.sources import phantom
+
+    with bars() as progress:
+        phantom.write(arguments.folder, patients=arguments.patients, seed=arguments.seed, progress=progress)
+    print(arguments.folder)
+    return 0
+
+
+def done(record: Record) -> int:
+    """Show a finished record, its path last."""
+    from medpipe import cli_show
+
+    cli_show.result(record)
+    return 0
+
+
+def deidentify(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.deid.deidentify import deidentify
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        return done(deidentify(arguments.source, arguments.out, recipe, key_file=arguments.key, executor=executor, progress=progress))
+
+
+def preprocess(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.images.preprocess import preprocess
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        return done(preprocess(arguments.collection, arguments.out, recipe, executor=executor, progress=progress))
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.diffusion.train import train
+
+    recipe = recipe_from(arguments)
+    with bars() as progress:
+        return done(train(arguments.dataset, arguments.out, recipe, progress=progress))
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.cohort.generate import generate
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        return done(generate(arguments.checkpoint, arguments.out, recipe, executor=executor, progress=progress))
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.gates.validate import validate
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
+    show_report(report.path)
+    done(report)
+    return 0 if report.facts["passed"] else GateFailed.exit_status
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from medpipe.release.release import release
+
+    recipe = recipe_from(arguments)
+    with bars() as progress:
+        return done(release(arguments.cohort, arguments.report, arguments.out, recipe, key_file=arguments.key, progress=progress))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Digest a record or release, and what it came from, again."""
+    from medpipe import cli_show
+    from medpipe.verify import chain_of
+
+    links = chain_of(arguments.path, arguments.public_key)
+    cli_show.console().print(cli_show.links(links))
+    wrong = [f"{link.what}: {problem}" for link in links for problem in link.problems]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise RecordError(f"{wrong[0]}{more}: it is not what was sealed, so make it again, or fetch it again")
+    print(arguments.path)
+    return 0
+
+
+def recipe(arguments: argparse.Namespace) -> int:
+    """Print a recipe, or the names of all."""
+    if arguments.list:
+        from medpipe import cli_show
+
+        cli_show.console().print(cli_show.recipe_list())
+        print("\n".join(recipes.names()))
+        return 0
+    sys.stdout.write(recipes.dump(recipe_from(arguments)))
+    return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medpipe.cohort import generate as generate_
 from medpipe.deid import deidentify as deidentify_
+from medpipe.deid.earlier import newest
 from medpipe.diffusion import train as train_
 from medpipe.errors import InputError
 from medpipe.gates import validate as validate_
@@ -63,9 +64,11 @@ def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = 
 def deidentify(
     workspace: Path, source: Path, recipe: Recipe, keys: Keys, executor: Executor | None = None, progress: Progress = silent
 ) -> Record:
-    """Make (or find) the Collection of `source` in `workspace`."""
-    place = deidentify_.made_from(source, recipe, key_file=keys.pseudonym).place(workspace)
-    return deidentify_.deidentify(source, place, recipe, key_file=keys.pseudonym, executor=executor, progress=progress)
+    """Make (or find) the Collection of `source` in `workspace`; what an earlier one there holds already is taken from it."""
+    wanted = deidentify_.made_from(source, recipe, key_file=keys.pseudonym)
+    place = wanted.place(workspace)
+    before = newest(place.parent, wanted)
+    return deidentify_.deidentify(source, place, recipe, key_file=keys.pseudonym, earlier=before, executor=executor, progress=progress)
 
 
 def preprocess(workspace: Path, collection: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:

@@ -130,6 +130,9 @@ def _verb(
         text = "folder of DICOM files, or an .npz file of arrays" if part == "source" else f"folder of the {part.capitalize()}"
         verb.add_argument(part, type=Path, metavar=part.upper(), help=text)
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of the record to make; an unfinished one is gone on with")
+    if name == "deidentify":
+        text = "Collection made of this source before: what has not changed since is taken from it"
+        verb.add_argument("--earlier", type=Path, metavar="COLLECTION", help=text)
     if keyed:
         secret = "pseudonym" if name == "deidentify" else "signing"
         verb.add_argument("--key", required=True, type=Path, metavar="FILE", help=f"{secret} key, made where absent")

@@ -62,7 +62,8 @@ def deidentify(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
-        return done(deidentify(arguments.source, arguments.out, recipe, key_file=arguments.key, executor=executor, progress=progress))
+        place = arguments.source, arguments.out, recipe
+        return done(deidentify(*place, key_file=arguments.key, earlier=arguments.earlier, executor=executor, progress=progress))
 
 
 def preprocess(arguments: argparse.Namespace) -> int:

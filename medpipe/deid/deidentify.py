@@ -6,9 +6,9 @@ on any number of processes; the index is written last. Whatever happens to a fil
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import medpipe
-from medpipe.deid import arrays, audit, patient, profile, pseudonyms, table
+from medpipe.deid import arrays, audit, intake, patient, profile, pseudonyms, table
+from medpipe.deid.earlier import open_earlier
+from medpipe.deid.earlier import write as write_journal
+from medpipe.deid.intake import Sorted, Source
 from medpipe.errors import InputError
 from medpipe.parallel import each
 from medpipe.progress import Progress, silent
@@ -24,10 +27,8 @@ from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Making, Record, finished, making
 from medpipe.sources import folder
 from medpipe.sources.arrays import check as check_arrays
-from medpipe.sources.folder import Entry, Reason
+from medpipe.sources.folder import Reason
 
-BATCH = 32
-"""Headers read in one go."""
 _TEXT, _WHOLE = pa.string(), pa.int64()
 _ORDER = ("patient", "study", "series", "instance")
 SCHEMA: list[tuple[str, Any]] = [
@@ -45,17 +46,7 @@ def made_from(source: Path, recipe: Recipe, *, key_file: Path) -> MadeFrom:
     return _made_from(_look(source, recipe, key_file), recipe)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A source that was looked at."""
-
-    entries: list[Entry]
-    digests: list[str]
-    fingerprint: str
-    names: pseudonyms.Pseudonyms
-
-
-def _look(source: Path, recipe: Recipe, key_file: Path) -> _Source:
+def _look(source: Path, recipe: Recipe, key_file: Path) -> Source:
     if recipe.source.form == "arrays":
         check_arrays(source)
     elif source.is_file():
@@ -65,10 +56,11 @@ def _look(source: Path, recipe: Recipe, key_file: Path) -> _Source:
     cache, place = key_file.with_name(f"{key_file.name}.digests"), str(root.resolve())
     digests = folder.digests(root, entries, cache, lambda name: names.alias("file", f"{place}\x1f{name}"))
     # A file of arrays is what it holds, whatever it is called; in a folder, names can be what a table refers to.
-    return _Source(entries, digests, digests[0] if source.is_file() else folder.fingerprint(entries, digests), names)
+    fingerprint = digests[0] if source.is_file() else folder.fingerprint(entries, digests)
+    return Source(source, entries, digests, fingerprint, key_file, names)
 
 
-def _made_from(seen: _Source, recipe: Recipe) -> MadeFrom:
+def _made_from(seen: Source, recipe: Recipe) -> MadeFrom:
     return MadeFrom(
         noun="Collection",
         inputs={"source": seen.fingerprint, "key": seen.names.key_id},
@@ -79,11 +71,20 @@ def _made_from(seen: _Source, recipe: Recipe) -> MadeFrom:
 
 
 def deidentify(
-    source: Path, out: Path, recipe: Recipe, *, key_file: Path, executor: Executor | None = None, progress: Progress = silent
+    source: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    key_file: Path,
+    earlier: Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
 ) -> Record:
     """De-identify `source` into the Collection `out`; an interrupted run goes on, a finished one is returned.
 
-    Raises InputError where the source holds no image, or more than `deid.quarantine_max` of its images were quarantined.
+    `earlier` is a Collection of the same source, recipe and key: what has not changed since is taken from it, and the
+    result is the same as without it. Raises InputError where the source holds no image, or more than
+    `deid.quarantine_max` of its images were quarantined.
     """
     seen = _look(source, recipe, key_file)
     wanted = _made_from(seen, recipe)
@@ -92,70 +93,37 @@ def deidentify(
     if recipe.source.form == "arrays":
         with making(out, wanted) as made:
             return made.seal(arrays.write(source, made.path, recipe, seen.names, progress))
-    return _dicom(source, out, recipe, key_file, seen, wanted, executor, progress)
+    before = None if earlier is None else open_earlier(earlier, wanted)
+    return _dicom(out, recipe, wanted, replace(seen, earlier=before), executor, progress)
 
 
-def _dicom(
-    source: Path, out: Path, recipe: Recipe, key_file: Path, seen: _Source, wanted: MadeFrom, executor: Executor | None, progress: Progress
-) -> Record:
-    labels = table.read(source, recipe.source, seen.names)
+def _dicom(out: Path, recipe: Recipe, wanted: MadeFrom, source: Source, executor: Executor | None, progress: Progress) -> Record:
+    labels = table.read(source.path, recipe.source, source.names)
     deid = recipe.deid
     covariates = table.covariates(
         recipe.source, labels, characteristics=deid.retain_patient_characteristics, sites=deid.sites == "pseudonym"
     )
-    reasons, patients, keys = _sorted_out(source, recipe, key_file, seen, executor, progress)
-    if not patients:
-        raise InputError(f"the source folder holds no DICOM image ({_told(Counter(reasons.values()))}): give a folder of DICOM files")
+    sorted_out = intake.sort(source, recipe.source, executor, progress)
+    if not sorted_out.patients:
+        told = _told(Counter(sorted_out.reasons.values()))
+        raise InputError(f"the source folder holds no DICOM image ({told}): give a folder of DICOM files")
     with making(out, wanted) as made:
         units = [
-            patient.Unit(name, tuple(files), made.path, made.state, key_file, deid, tuple(covariates))
-            for name, files in sorted(patients.items())
+            patient.Unit(name, files, made.path, made.state, source.key_file, deid, tuple(covariates), intake.taken(source, name, files))
+            for name, files in sorted(sorted_out.patients.items())
         ]
-        entries, images = [], sum(len(files) for files in patients.values())
-        for _, journal in each(executor, patient.deidentify, units):
-            entries += journal
+        entries: list[dict[str, Any]] = []
+        seen: dict[str, list[str]] = {}
+        images = sum(len(unit.files) for unit in units)
+        for unit, journal in each(executor, patient.deidentify, units):
+            entries += journal.entries.values()
+            seen[unit.patient] = journal.seen
             progress("de-identify images", len(entries), images)
         entries.sort(key=lambda entry: int(entry["ordinal"]))
-        reasons |= {entry["ordinal"]: Reason(entry["reason"]) for entry in entries if entry["reason"]}
-        _bounded(reasons, len(seen.entries), deid.quarantine_max)
-        return made.seal(_written(made, recipe, entries, reasons, keys, seen, labels))
-
-
-def _sorted_out(
-    source: Path, recipe: Recipe, key_file: Path, seen: _Source, executor: Executor | None, progress: Progress
-) -> tuple[dict[int, Reason], dict[str, list[tuple[int, Path, str]]], dict[int, str]]:
-    """Read all headers; return the files that are set aside, the files by patient, and each file's match in the table."""
-    reasons: dict[int, Reason] = {}
-    first: dict[str, int] = {}
-    for entry, digest in zip(seen.entries, seen.digests, strict=True):
-        if entry.name == recipe.source.table:
-            reasons[entry.ordinal] = Reason.TABLE
-        elif digest == "unreadable":
-            reasons[entry.ordinal] = Reason.UNREADABLE if entry.regular else Reason.NOT_DICOM
-        elif first.setdefault(digest, entry.ordinal) != entry.ordinal:
-            reasons[entry.ordinal] = Reason.DUPLICATE
-    files = [(entry.ordinal, source / entry.name) for entry in seen.entries if entry.ordinal not in reasons]
-    batches = [patient.Search(tuple(files[at : at + BATCH]), key_file, recipe.source.table_key) for at in range(0, len(files), BATCH)]
-    found: list[patient.Found] = []
-    for _, some in each(executor, patient.search, batches):
-        found += some
-        progress("read headers", len(found), len(files))
-    # A copy of a file that is no DICOM is no duplicate image but one more such file.
-    own = {item.ordinal: item.reason for item in found}
-    for ordinal, reason in reasons.items():
-        if reason is Reason.DUPLICATE and (original := own.get(first[seen.digests[ordinal]])) is not None:
-            reasons[ordinal] = original
-    times = Counter(item.instance for item in found if item.reason is None)
-    paths = dict(files)
-    patients: dict[str, list[tuple[int, Path, str]]] = defaultdict(list)
-    for item in sorted(found, key=lambda item: item.ordinal):
-        if item.reason is not None:
-            reasons[item.ordinal] = item.reason
-        elif times[item.instance] > 1:
-            reasons[item.ordinal] = Reason.CONFLICTING_DUPLICATE
-        else:
-            patients[item.patient].append((item.ordinal, paths[item.ordinal], item.instance))
-    return reasons, dict(patients), {item.ordinal: item.table_row for item in found}
+        reasons = sorted_out.reasons | {entry["ordinal"]: Reason(entry["reason"]) for entry in entries if entry["reason"]}
+        _bounded(reasons, len(source.entries), deid.quarantine_max)
+        write_journal(made.path, intake.files(source, sorted_out, entries), seen)
+        return made.seal(_written(made, recipe, entries, reasons, sorted_out, source, labels, seen))
 
 
 def _bounded(reasons: dict[int, Reason], files: int, share_max: float) -> None:
@@ -181,15 +149,17 @@ def _written(
     recipe: Recipe,
     entries: list[dict[str, Any]],
     reasons: dict[int, Reason],
-    keys: dict[int, str],
-    seen: _Source,
+    sorted_out: Sorted,
+    source: Source,
     labels: table.Table,
+    seen: dict[str, list[str]],
 ) -> dict[str, Any]:
     """Write the index and the audit; return the facts of the Collection."""
     kept = sorted((entry for entry in entries if entry["row"]), key=lambda entry: [entry["row"][name] or "" for name in _ORDER])
     rows = [entry["row"] for entry in kept]
-    words = {word for entry in entries for word in entry["words"]}
-    counts = table.fill(rows, [keys[entry["ordinal"]] for entry in kept], labels, recipe.source, seen.names, words)
+    words = {digest for digests in seen.values() for digest in digests}
+    keys = [sorted_out.found[entry["ordinal"]].table_row for entry in kept]
+    counts = table.fill(rows, keys, labels, recipe.source, source.names, words)
     schema = pa.schema(
         SCHEMA + [(name, pa.float64()) for name in recipe.source.continuous] + [(name, _TEXT) for name in recipe.source.categorical]
     )
@@ -197,7 +167,7 @@ def _written(
     actions: Counter[str] = Counter()
     for entry in entries:
         actions.update(entry["counts"])
-    audit.write(made.path / "audit.json", recipe, len(seen.entries), reasons, actions, counts)
+    audit.write(made.path / "audit.json", recipe, len(source.entries), reasons, actions, counts)
     of = Counter(reasons.values())
     return {
         "form": "dicom",

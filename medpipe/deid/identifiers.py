@@ -17,6 +17,7 @@ from pydicom.uid import UID_dictionary
 from pydicom.valuerep import VR
 
 from medpipe.deid.freetext import CLOSED, vocabulary
+from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.values import dictionary_vrs, parts, text_of
 
 # Attributes whose whole value identifies a patient, a person, a request, a place or a device; person names are
@@ -103,6 +104,22 @@ class Identifiers:
         if whole in self.words or whole in self.numbers:
             return True
         return any(len(word) > LONG and word in whole for word in self.words | self.numbers) or any(date in whole for date in self.dates)
+
+    def _kinds(self) -> dict[str, set[str]]:
+        return {"word": self.words, "number": self.numbers, "date": self.dates, "uid": self.uids, "spelled": self._spelled()}
+
+    def _spelled(self) -> set[str]:
+        return {spelled.decode("latin-1") for spelled in self.spelled}
+
+    def digests(self, names: Pseudonyms) -> frozenset[str]:
+        """Return keyed digests of all of them, which say nothing without the key."""
+        return frozenset(names.alias(kind, value, 16) for kind, values in self._kinds().items() for value in values)
+
+    def unseen(self, seen: frozenset[str], names: Pseudonyms) -> Identifiers:
+        """Return those whose keyed digest is not among `seen`."""
+        new = {kind: {value for value in values if names.alias(kind, value, 16) not in seen} for kind, values in self._kinds().items()}
+        spelled = {value.encode("latin-1") for value in new["spelled"]}
+        return Identifiers(new["word"], new["number"], new["date"], new["uid"], spelled)
 
     def is_number(self, digits: str) -> bool:
         """Say whether a numeric value is one of the patient's numbers or dates."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
-from medpipe.deid import instance, pseudonyms
+from medpipe.deid import earlier, instance, pseudonyms
 from medpipe.deid.actions import Cleaner, shifted_date
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
@@ -67,6 +67,19 @@ def search(work: Search) -> list[Found]:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What an earlier Collection holds of one patient."""
+
+    path: Path = field(repr=False)
+    entries: dict[int, dict[str, Any]]
+    """Ordinal of the file to what became of it."""
+    digests: dict[str, str]
+    """Path of an instance to its SHA-256 there."""
+    seen: frozenset[str]
+    """Keyed digests of what identified the patient."""
+
+
+@dataclass(frozen=True)
 class Unit:
     """All files of one patient."""
 
@@ -79,27 +92,98 @@ class Unit:
     key_file: Path = field(repr=False)
     settings: DeidSettings
     covariates: tuple[str, ...]
+    taken: Taken | None = None
 
 
-def deidentify(unit: Unit) -> list[dict[str, Any]]:
-    """De-identify one patient's files; return the journal: one entry per file, with pseudonyms only."""
-    journal = unit.state / f"{unit.patient}.jsonl"
-    done = _entries(journal, unit)
-    if len(done) < len(unit.files):
-        names = pseudonyms.load(unit.key_file)
-        with quiet():
-            identifiers, days = _gathered(unit)
-            cleaner = Cleaner(unit.settings, names, identifiers, unit.patient, names.shift_days(unit.patient, unit.settings.shift_days_max))
-            needles = _needles(identifiers, cleaner.shift_days)
-            words = sorted({names.alias("word", word, 16) for word in identifiers.words | identifiers.numbers})
-            with journal.open("a") as file:
-                for ordinal, path, new in unit.files:
-                    if ordinal not in done:
-                        done[ordinal] = entry = _one(unit, ordinal, path, new, cleaner, needles, days) | {"words": words}
-                        file.write(json.dumps(entry, sort_keys=True) + "\n")
-                        file.flush()
-                        words = []  # once is enough
-    return [done[ordinal] for ordinal, _, _ in unit.files]
+@dataclass
+class Journal:
+    """What became of a patient's files, as far as it is known, and the keyed digests of what identifies the patient."""
+
+    file: Path
+    seen: list[str] = field(default_factory=list)
+    entries: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, unit: Unit) -> Journal:
+        """Take up what an interrupted run left, and cut off the line that it did not finish."""
+        journal = cls(unit.state / f"{unit.patient}.jsonl")
+        with contextlib.suppress(FileNotFoundError):
+            for line in journal.file.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if isinstance(entry, list):
+                        journal.seen = entry
+                    elif entry["reason"] or (unit.out / entry["row"]["path"]).is_file():
+                        journal.entries[entry["ordinal"]] = entry
+            lines = [json.dumps(line, sort_keys=True) for line in (journal.seen, *journal.entries.values())]
+            write_bytes(journal.file, "".join(f"{line}\n" for line in lines).encode())
+        return journal
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add what became of a file."""
+        self.entries[entry["ordinal"]] = entry
+        self._append(entry)
+
+    def name(self, seen: frozenset[str]) -> None:
+        """Add the digests of what identifies the patient."""
+        self.seen = sorted(seen)
+        self._append(self.seen)
+
+    def _append(self, line: object) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def deidentify(unit: Unit) -> Journal:
+    """De-identify one patient's files; return the journal, which holds pseudonyms only."""
+    journal = Journal.read(unit)
+    rest = [file for file in unit.files if file[0] not in journal.entries]
+    if rest and unit.taken is not None and len(unit.taken.entries) == len(unit.files):
+        journal.name(unit.taken.seen)  # no file of this patient is new: none is read
+        rest = [file for file in rest if not _taken(unit, unit.taken, file[0], journal, None)]
+    if rest:
+        _clean(unit, rest, journal)
+    return journal
+
+
+def _clean(unit: Unit, rest: list[tuple[int, Path, str]], journal: Journal) -> None:
+    names = pseudonyms.load(unit.key_file)
+    with quiet():
+        identifiers, days = _gathered(unit)
+        cleaner = Cleaner(unit.settings, names, identifiers, unit.patient, names.shift_days(unit.patient, unit.settings.shift_days_max))
+        needles = _needles(identifiers, cleaner.shift_days)
+        journal.name(identifiers.digests(names))
+        taken = unit.taken
+        new = identifiers.unseen(taken.seen if taken else frozenset(), names)
+        for ordinal, path, instance_ in rest:
+            same = taken is not None and _unmoved(taken, ordinal, new, cleaner.shift_days) and _taken(unit, taken, ordinal, journal, days)
+            if not same:
+                journal.add(_one(unit, ordinal, path, instance_, cleaner, needles, days))
+
+
+def _unmoved(taken: Taken, ordinal: int, new: Identifiers, shift_days: int) -> bool:
+    """Say whether a file that was cleaned before would come out the same although the patient has `new` identifiers."""
+    entry = taken.entries.get(ordinal)
+    if entry is None or entry["row"] is None:
+        return entry is not None
+    path = taken.path / entry["row"]["path"]
+    try:
+        return instance.verified(path, path.read_bytes(), _needles(new, shift_days)) and not earlier.holds(path, new)
+    except OSError:
+        return False
+
+
+def _taken(unit: Unit, taken: Taken, ordinal: int, journal: Journal, days: dict[int, int] | None) -> bool:
+    """Take one file's result from the earlier Collection, with its day counted anew where `days` says so; False where it is altered."""
+    entry = taken.entries[ordinal]
+    if entry["row"] is not None:
+        name = entry["row"]["path"]
+        if not earlier.take(taken.path, unit.out, name, taken.digests.get(name, "")):
+            return False
+        if days is not None:
+            entry = entry | {"row": entry["row"] | {"day": days.get(ordinal)}}
+    journal.add(entry | {"ordinal": ordinal})
+    return True
 
 
 def _one(
@@ -131,16 +215,3 @@ def _needles(identifiers: Identifiers, shift_days: int) -> instance.Needles:
     anywhere, alone = identifiers.needles()
     moved = {shifted_date(day, shift_days) for day in identifiers.dates}
     return instance.Needles(frozenset(anywhere), frozenset(alone - {day.encode() for day in moved if day}))
-
-
-def _entries(journal: Path, unit: Unit) -> dict[int, dict[str, Any]]:
-    """Return the files that are done, and cut off the line that an interrupted run left unfinished."""
-    done: dict[int, dict[str, Any]] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in journal.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if entry["reason"] or (unit.out / entry["row"]["path"]).is_file():
-                    done[entry["ordinal"]] = entry
-        write_bytes(journal, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in done.values()).encode())
-    return done

@@ -100,7 +100,7 @@ def fill(
 ) -> Counter[str]:
     """Give each row of the index its label and covariates; return the counts of what was missing or refused.
 
-    `keys` holds each row's match in the table, `words` the keyed digests of all identifying words.
+    `keys` holds each row's match in the table, `words` the keyed digests of all that identifies.
     """
     counts: Counter[str] = Counter()
     found = [table.rows.get(key, {}) for key in keys]
@@ -152,4 +152,4 @@ def _categories(
 
 def _identifies(text: str, names: Pseudonyms, words: set[str]) -> bool:
     tokens = TOKEN.findall(folded(text))
-    return any(names.alias("word", token, 16) in words for token in (*tokens, "".join(tokens)))
+    return any(names.alias(kind, token, 16) in words for token in (*tokens, "".join(tokens)) for kind in ("word", "number"))

@@ -320,7 +320,7 @@ def outcomes(files: list[Path], out: Path, key: Path) -> dict[str, str]:
         unit = Unit(
             what.patient, ((ordinal, path, what.instance),), out / str(ordinal), out / str(ordinal) / "state", key, DEFAULT.deid, ()
         )
-        (entry,) = deidentify_patient(unit)
+        (entry,) = deidentify_patient(unit).entries.values()
         assert (entry["reason"] is None) == (entry["row"] is not None)
         found[path.name] = str(entry["reason"] or "output")
     return found

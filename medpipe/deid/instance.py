@@ -62,9 +62,10 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def deidentify(source: Path, target: Path, temporary: Path, cleaner: Cleaner, needles: Needles, covariates: list[str]) -> Outcome:
-    """De-identify one file into `target`, by way of `temporary` on the same file system; call within `reading.quiet`."""
-    dataset = read(source)
+def deidentify(
+    dataset: FileDataset | Reason, target: Path, temporary: Path, cleaner: Cleaner, needles: Needles, covariates: list[str]
+) -> Outcome:
+    """De-identify one file, as it was read, into `target`, by way of `temporary` on the same file system; call within `reading.quiet`."""
     if isinstance(dataset, Reason):
         return Outcome(dataset)
     if not any(tag in dataset for tag in PIXELS):

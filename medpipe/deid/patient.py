@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import FileDataset
 
 from medpipe.deid import earlier, instance, pseudonyms
 from medpipe.deid.actions import Cleaner, shifted_date
@@ -24,6 +25,9 @@ from medpipe.deid.values import text_of
 from medpipe.records import write_bytes
 from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
+
+KEPT_BYTES = 2**27
+"""Files of one patient that are kept in memory between the search for identifiers and the cleaning."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def deidentify(unit: Unit) -> Journal:
 def _clean(unit: Unit, rest: list[tuple[int, Path, str]], journal: Journal) -> None:
     names = pseudonyms.load(unit.key_file)
     with quiet():
-        identifiers, days = _gathered(unit)
+        identifiers, days, kept = _gathered(unit, {ordinal for ordinal, _, _ in rest} - set(unit.taken.entries if unit.taken else ()))
         cleaner = Cleaner(unit.settings, names, identifiers, unit.patient, names.shift_days(unit.patient, unit.settings.shift_days_max))
         needles = _needles(identifiers, cleaner.shift_days)
         journal.name(identifiers.digests(names))
@@ -157,8 +161,13 @@ def _clean(unit: Unit, rest: list[tuple[int, Path, str]], journal: Journal) -> N
         new = identifiers.unseen(taken.seen if taken else frozenset(), names)
         for ordinal, path, instance_ in rest:
             same = taken is not None and _unmoved(taken, ordinal, new, cleaner.shift_days) and _taken(unit, taken, ordinal, journal, days)
-            if not same:
-                journal.add(_one(unit, ordinal, path, instance_, cleaner, needles, days))
+            if same:
+                continue
+            dataset = kept.pop(ordinal) if ordinal in kept else read(path)
+            target, temporary = unit.out / "instances" / unit.patient / f"{instance_}.dcm", unit.state / f"{unit.patient}.tmp"
+            outcome = instance.deidentify(dataset, target, temporary, cleaner, needles, list(unit.covariates))
+            row = None if outcome.row is None else outcome.row | {"day": days.get(ordinal)}
+            journal.add({"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts)})
 
 
 def _unmoved(taken: Taken, ordinal: int, new: Identifiers, shift_days: int) -> bool:
@@ -186,20 +195,19 @@ def _taken(unit: Unit, taken: Taken, ordinal: int, journal: Journal, days: dict[
     return True
 
 
-def _one(
-    unit: Unit, ordinal: int, path: Path, new: str, cleaner: Cleaner, needles: instance.Needles, days: dict[int, int]
-) -> dict[str, Any]:
-    target, temporary = unit.out / "instances" / unit.patient / f"{new}.dcm", unit.state / f"{unit.patient}.tmp"
-    outcome = instance.deidentify(path, target, temporary, cleaner, needles, list(unit.covariates))
-    row = None if outcome.row is None else outcome.row | {"day": days.get(ordinal)}
-    return {"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts)}
+def _gathered(unit: Unit, wanted: set[int]) -> tuple[Identifiers, dict[int, int], dict[int, FileDataset | Reason]]:
+    """Return the patient's identifiers, for each file the days since the patient's first study, and the `wanted` files as read.
 
-
-def _gathered(unit: Unit) -> tuple[Identifiers, dict[int, int]]:
-    """Return the patient's identifiers, and for each file the days since the patient's first study."""
+    Where the files are small, each is read once and kept; else only their headers are read here.
+    """
     identifiers, dates = Identifiers(), {}
+    keep = sum(_size(path) for ordinal, path, _ in unit.files if ordinal in wanted) <= KEPT_BYTES
+    kept: dict[int, FileDataset | Reason] = {}
     for ordinal, path, _ in unit.files:
-        dataset = read(path, header=True)
+        whole = keep and ordinal in wanted
+        dataset = read(path, header=not whole)
+        if whole:
+            kept[ordinal] = dataset
         if isinstance(dataset, Reason):
             continue
         identifiers.gather(dataset)
@@ -207,7 +215,14 @@ def _gathered(unit: Unit) -> tuple[Identifiers, dict[int, int]]:
             text = text_of(dataset, 0x00080020).strip()
             dates[ordinal] = date(int(text[:4]), int(text[4:6]), int(text[6:8]))
     first = min(dates.values(), default=date.min)
-    return identifiers, {ordinal: (day - first).days for ordinal, day in dates.items()}
+    return identifiers, {ordinal: (day - first).days for ordinal, day in dates.items()}, kept
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # it went in the meantime: reading it will say so
 
 
 def _needles(identifiers: Identifiers, shift_days: int) -> instance.Needles:

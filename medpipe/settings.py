@@ -200,6 +200,10 @@ class GatesSettings(Section):
     """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
+    fairness_utility_gap_max: Fraction = 0.1
+    """How much more AUC training on synthetic images may cost a group of patients than it costs all."""
+    fairness_share_gap_max: Fraction = 0.1
+    """How far a group's share of the cohort may lie from its share of the training data."""
     small_cell: Annotated[int, Field(ge=2)] = 11
     """Counts below this are not published."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medpipe import __version__, records
-from medpipe.gates import copies, copy_gate, distributions, expectations, features, fidelity, fidelity_gate, jobs, plan, utility_gate
+from medpipe.gates import (
+    copies,
+    copy_gate,
+    distributions,
+    expectations,
+    fairness,
+    features,
+    fidelity,
+    fidelity_gate,
+    jobs,
+    plan,
+    utility_gate,
+)
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.jobs import Job
 from medpipe.gates.verdict import Verdict, judge
@@ -31,7 +44,6 @@ from medpipe.release import report_page
 NOT_ASSESSED = (
     ("membership inference", "Whether an attacker could tell from the images or the model that a given patient was trained on."),
     ("re-identification of a patient", "Whether an image that is no copy could still be matched to another image of the same patient."),
-    ("fairness", "Quality and utility by sex, age, site, scanner or their combinations."),
     ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
     (
         "disclosure by the table",
@@ -126,8 +138,9 @@ class Measured:
     def _same(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return np.array([digest.tobytes() in self.known for digest in digests], dtype=bool)
 
-    def fidelity(self) -> list[Verdict]:
-        """Judge likeness."""
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """What was embedded, by kind."""
         raw = {what: plan.gathered(self.work, "embed", what) for what in ("train", "holdout", "cohort")}
         directions = {space: features.Directions.fit(raw["train"][space]) for space in features.SPACES}
         kinds = (
@@ -144,7 +157,34 @@ class Measured:
                 {name: statistics[name][places] for name in fidelity.STATISTICS} if statistics else {},
                 strata[embedded],
             )
+        return samples
+
+    def fidelity(self) -> list[Verdict]:
+        """Judge likeness."""
+        samples = self.samples
         return fidelity_gate.assess(samples["train"], samples["holdout"], samples["cohort"], self.recipe.gates, self.recipe.seed)
+
+    def fairness(self, withheld: NDArray[np.bool_]) -> tuple[list[Verdict], list[dict[str, Any]]]:
+        """Judge each group of patients; return the verdicts and the figures of every group."""
+        train = np.zeros(len(self.real), dtype=bool)
+        train[self.rows["train"]] = True
+        groups = fairness.find(self.data.index, self.index, list(self.data.facts["covariates"]), self.classes, train)
+        evidence = fairness.Evidence(
+            {what: (sample, self.rows[f"embed_{what}"]) for what, sample in self.samples.items()},
+            self.arms(),
+            self.rows["tested"],
+            self.real[self.rows["tested"]],
+            withheld,
+            fairness.expected(groups, train, self.real, self.made),
+        )
+        return fairness.assess(groups, evidence, self.recipe.gates, self.recipe.seed)
+
+    def arms(self) -> dict[str, list[NDArray[np.float32]]]:
+        """Return the probabilities of the classifiers of each arm of the utility gate."""
+        return {
+            what: [jobs.found(job.state, job.name)["probabilities"] for job in self.work if (job.kind, job.what) == ("utility", what)]
+            for what in ("real", "synthetic")
+        }
 
     def composition(self) -> Verdict | None:
         """Judge the classes' shares."""
@@ -158,10 +198,7 @@ class Measured:
         """Judge use; None where there are not two classes to tell apart."""
         if len(self.classes) < 2:
             return None
-        arms = {
-            what: [jobs.found(job.state, job.name)["probabilities"] for job in self.work if (job.kind, job.what) == ("utility", what)]
-            for what in ("real", "synthetic")
-        }
+        arms = self.arms()
         return utility_gate.assess(arms["real"], arms["synthetic"], self.real[self.rows["tested"]], self.recipe.gates, self.recipe.seed)
 
 
@@ -199,6 +236,8 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     copied = measured.copies()
     verdicts = [*copied.verdicts, *measured.fidelity()]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
+    fair, by_group = measured.fairness(copied.withheld)
+    verdicts += fair
     covariates = list(measured.data.facts["covariates"])
     facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": covariates}
     wanted = expectations.of_index(facts, _ranges(measured.data, covariates, measured.rows["train"]))
@@ -208,7 +247,7 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    report = _report(measured, verdicts, copied, passed)
+    report = _report(measured, verdicts, copied, by_group, passed)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
     pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
@@ -226,12 +265,18 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     }
 
 
-def _report(measured: Measured, verdicts: list[Verdict], copied: copy_gate.Found, passed: bool) -> dict[str, Any]:
+def _report(
+    measured: Measured, verdicts: list[Verdict], copied: copy_gate.Found, by_group: list[dict[str, Any]], passed: bool
+) -> dict[str, Any]:
     cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
     real = measured.data.index.iloc[measured.rows["train"]]
     gaps = [{"what": what, "why": why} for what, why in NOT_ASSESSED]
     if not any(verdict.name == "utility" for verdict in verdicts):
         gaps.insert(0, {"what": "utility", "why": "The images have no classes to tell apart."})
+    small = [row["group"] for row in by_group if not row["assessed"]]
+    if small or not by_group:
+        why = f"Too few images for a figure: {', '.join(small)}." if small else "Nothing is known of the patients but their images."
+        gaps.insert(0, {"what": "fairness for some groups" if small else "fairness", "why": why})
     curve = pd.read_parquet(measured.cohort.path / "training.parquet") if (measured.cohort.path / "training.parquet").exists() else None
     splits = distributions.suppressed(list(data["splits"].values()), cell)
     return {
@@ -240,6 +285,7 @@ def _report(measured: Measured, verdicts: list[Verdict], copied: copy_gate.Found
         "small_cell": cell,
         "not_assessed": gaps,
         "copy_detector": copied.detector,
+        "fairness": [row for row in by_group if row["assessed"]],
         "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, list(data["covariates"]), cell),
         "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
         "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates")},

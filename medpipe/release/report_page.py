@@ -68,6 +68,7 @@ def render(
         distributions=_distributions(report.get("distributions", {}), small_cell),
         composition=_composition(report.get("composition", []), _labels(cohort, withheld)),
         detector=[{"low": None, "high": None, "required": False, **row} for row in report.get("copy_detector", [])],
+        tried=list(report.get("gates_self_test", [])),
         fairness=list(report.get("fairness", [])),
         curve=_curve(cohort / "training.parquet"),
         chain=[(title, fingerprints[role], meaning) for role, title, meaning in CHAIN if role in fingerprints],

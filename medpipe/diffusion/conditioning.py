@@ -31,7 +31,9 @@ class Condition:
     mean: float = 0.0
     sd: float = 1.0
     population: Mapping[str, Mapping[str, float]] | None = None
-    """Class to what its training images have: shares of `values`, or mean, sd, low, high (5th and 95th percentile)."""
+    """Group to what its training images have: shares of `values`, or mean, sd, low, high (5th and 95th percentile).
+
+    A group is a class, and within it the values of the categorical covariates before this one (see `group`)."""
 
     @property
     def width(self) -> int:
@@ -93,6 +95,13 @@ class Conditions:
 
 ANY = ""
 """The class of images where there are no classes."""
+COMBINATION_MIN = 11
+"""A combination of fewer training images is no group: it would be told on purpose."""
+
+
+def group(label: str, *values: str) -> str:
+    """Name the group of a class and of the values of the first categorical covariates."""
+    return "\x1f".join((label, *values))
 
 
 def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mapping[str, Any]]) -> Conditions:
@@ -102,13 +111,16 @@ def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mappin
     if classes:
         shares = {name: float((labels == name).mean()) for name in classes}
         items.append(Condition("label", "categorical", tuple(classes), population={ANY: shares}))
+    before: list[str] = []
     for covariate in covariates:
         column = table[covariate["name"]]
-        groups = {ANY: column} | {name: column[labels == name] for name in classes}
+        combined = _combinations(table, labels, before, column)
+        groups = {ANY: column} | {name: column[labels == name] for name in classes} | combined
         if covariate["kind"] == "categorical":
             values = tuple(covariate["values"])
-            population = {group: {value: float((part == value).mean()) for value in values} for group, part in groups.items()}
+            population = {name: _shares(part, values, all_=name not in combined) for name, part in groups.items()}
             items.append(Condition(covariate["name"], "categorical", values, population=population))
+            before.append(covariate["name"])
         else:
             column = column.astype(float)
             sd = float(column.std()) if column.notna().sum() > 1 else 1.0
@@ -117,6 +129,25 @@ def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mappin
                 Condition(covariate["name"], "continuous", mean=float(np.nan_to_num(column.mean())), sd=sd or 1.0, population=population)
             )
     return Conditions(tuple(items))
+
+
+def _shares(column: pd.Series[Any], values: Sequence[str], *, all_: bool) -> dict[str, float]:
+    """Return the share of each value; without `all_`, a value that too few images have is not told, unless all are like that."""
+    counts = {value: int((column == value).sum()) for value in values}
+    common = {value: count if count >= COMBINATION_MIN else 0 for value, count in counts.items()}
+    told = common if not all_ and any(common.values()) else counts
+    return {value: count / max(len(column), 1) for value, count in told.items()}
+
+
+def _combinations(table: pd.DataFrame, labels: pd.Series[str], before: Sequence[str], column: pd.Series[Any]) -> dict[str, pd.Series[Any]]:
+    """Return the values of `column` in each combination of class and the covariates `before` that is common enough."""
+    found = {}
+    for depth in range(1, len(before) + 1):
+        known = table[list(before[:depth])].notna().all(axis=1) & column.notna()
+        for key, part in column[known].groupby([labels[known], *(table.loc[known, name] for name in before[:depth])], sort=True):
+            if len(part) >= COMBINATION_MIN:
+                found[group(*(str(value) for value in key))] = part
+    return found
 
 
 def _spread(values: pd.Series[float]) -> dict[str, float]:
@@ -131,25 +162,26 @@ def draw(
 ) -> pd.DataFrame:
     """Draw what each of `images` synthetic images is conditioned on: one column per condition.
 
-    Classes come in exact shares (largest remainder); covariates are drawn within the class, independently of each
-    other, so that no training patient's combination is repeated on purpose; continuous ones lie between the 5th and
-    the 95th percentile.
+    Classes come in exact shares (largest remainder); a covariate is drawn within the class and the categorical covariates
+    before it, as far as that combination is common in the training images, so that a scanner stays at its site and
+    no rare combination is repeated on purpose; continuous ones lie between the 5th and the 95th percentile.
     """
     table = pd.DataFrame(index=range(images))
-    labels = np.full(images, ANY, dtype=object)
+    groups: list[tuple[str, ...]] = [(ANY,)] * images
     for item in conditions.items:
         population = item.population or {}
         if item.name == "label":
             shares = np.array([population[ANY][value] for value in item.values])
             if composition == "balanced":
                 shares = (shares > 0).astype(float)
-            labels = _exact(item.values, shares / shares.sum(), images, generator)
-            table["label"] = labels
+            table["label"] = _exact(item.values, shares / shares.sum(), images, generator)
+            groups = [(label,) for label in table["label"]]
             continue
         column = np.full(images, np.nan if item.kind == "continuous" else None, dtype=float if item.kind == "continuous" else object)
-        for label in sorted(set(labels)):
-            here = np.flatnonzero(labels == label)
-            spread = population.get(label) or population[ANY]
+        for key in sorted(set(groups)):
+            here = np.array([place for place, other in enumerate(groups) if other == key])
+            spread = next((population[group(*key[:depth])] for depth in range(len(key), 0, -1) if group(*key[:depth]) in population), {})
+            spread = spread or population[ANY]
             if item.kind == "continuous":
                 if spread:
                     column[here] = np.clip(generator.normal(spread["mean"], spread["sd"], len(here)), spread["low"], spread["high"]).round(
@@ -159,6 +191,8 @@ def draw(
                 weights = np.array([spread[value] for value in item.values])
                 column[here] = generator.choice(np.array(item.values, dtype=object), len(here), p=weights / weights.sum())
         table[item.name] = column
+        if item.kind == "categorical":
+            groups = [(*key, str(value)) for key, value in zip(groups, column, strict=True)]
     return table
 
 

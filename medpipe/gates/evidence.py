@@ -17,7 +17,7 @@ NOT_ASSESSED = (
     ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
     (
         "disclosure by the table",
-        "Whether a combination of covariates singles out a patient; covariates were drawn independently within a class.",
+        "Whether a combination of covariates singles out a patient; those of fewer than 11 training images are not drawn on purpose.",
     ),
     (
         "too good to be true",

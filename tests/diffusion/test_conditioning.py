@@ -74,6 +74,34 @@ def test_covariates_follow_their_class_and_stay_inside_its_range(conditions: Con
     assert drawn.loc[drawn["label"] == "a", "age"].between(round(spread["low"], 1), round(spread["high"], 1)).all()
 
 
+def test_a_scanner_stays_at_its_site_and_a_rare_combination_is_not_repeated() -> None:
+    """Each site has one scanner, but for five patients who were scanned at the other's: too few to be told."""
+    draws = np.random.default_rng(0)
+    site = np.where(draws.random(600) < 0.3, "north", "south")
+    scanner = np.where(site == "north", "one", "two")
+    scanner[np.flatnonzero(site == "north")[:5]] = "two"
+    table = pd.DataFrame({"label": "a", "site": site, "scanner": scanner, "age": np.where(scanner == "one", 30.0, 60.0)})
+    table["age"] += draws.normal(0, 1, 600)
+    covariates = [
+        {"name": "site", "kind": "categorical", "values": ["north", "south"]},
+        {"name": "scanner", "kind": "categorical", "values": ["one", "two"]},
+        {"name": "age", "kind": "continuous"},
+    ]
+    drawn = draw(fit(table, ["a"], covariates), 3000, "as_trained", np.random.default_rng(1))
+    assert (drawn["site"] == "north").mean() == pytest.approx((site == "north").mean(), abs=0.03)
+    together = pd.crosstab(drawn["site"], drawn["scanner"], normalize="index")
+    assert together.loc["north", "one"] == together.loc["south", "two"] == 1
+    assert drawn.groupby("scanner")["age"].mean()["one"] == pytest.approx(30, abs=1)
+
+
+def test_a_combination_of_few_patients_falls_back_to_the_class() -> None:
+    table = pd.DataFrame({"label": "a", "sex": ["F"] * 40 + ["M"] * 10, "age": [50.0, 52.0] * 20 + [90.0] * 10})
+    covariates = [{"name": "sex", "kind": "categorical", "values": ["F", "M"]}, {"name": "age", "kind": "continuous"}]
+    drawn = draw(fit(table, ["a"], covariates), 500, "as_trained", np.random.default_rng(1))
+    assert drawn.loc[drawn["sex"] == "M", "age"].std() > 5, "ten men of 90 years are not told"
+    assert drawn.loc[drawn["sex"] == "F", "age"].between(50, 52).all()
+
+
 def test_images_without_classes_or_covariates_need_no_conditions() -> None:
     nothing = fit(pd.DataFrame({"label": [None, None]}), [], [])
     assert nothing.width == 0

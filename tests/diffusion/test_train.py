@@ -32,7 +32,7 @@ def test_a_training_writes_a_checkpoint_that_learned_something(tmp_path: Path, d
     assert np.isfinite(curve.to_numpy()).all()
     assert made.facts["conditions"] == ["label", "age", "sex"]
     assert open_denoiser(made.path).sigma_data == pytest.approx(made.facts["sigma_data"])
-    assert sorted(made.files) == ["model.json", "training.parquet", "weights.safetensors"]
+    assert sorted(made.files) == ["gaussian.safetensors", "model.json", "training.parquet", "weights.safetensors"]
 
 
 def test_the_same_training_again_does_no_work(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:

@@ -31,6 +31,7 @@ from medpipe.parallel import each
 from medpipe.progress import Progress, silent
 from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Record
+from medpipe.threads import threads
 
 
 def made_from(checkpoint: Path, recipe: Recipe) -> MadeFrom:
@@ -110,7 +111,7 @@ def sample_shard(shard: Shard) -> int:
     sample = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
     dtype = devices.precision(model["precision"], device)
     images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
-    with devices.threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         denoiser = checkpoint.open_denoiser(shard.checkpoint, device)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -53,14 +51,3 @@ def arrange(module: nn.Module, on: str, dimensions: int) -> None:
     module.to(on)
     for weight in module.parameters():
         weight.data = layout(weight.data, dimensions)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with `count` threads inside, and as before outside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

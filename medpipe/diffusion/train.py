@@ -32,6 +32,7 @@ from medpipe.images.transforms import to_model
 from medpipe.progress import Progress, silent
 from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Making, Record
+from medpipe.threads import threads
 
 CURVE_POINTS = 50
 VALIDATION_IMAGES = 256
@@ -53,7 +54,7 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, progress: Progress = sile
     if (done := records.finished(out, wanted)) is not None:
         return done
     data = Dataset.open(dataset, verify=True)
-    with records.making(out, wanted) as making, devices.threads(recipe.compute.threads):
+    with records.making(out, wanted) as making, threads(recipe.compute.threads):
         run = _Run.begin(data, recipe, making)
         run.fit(progress)
         return run.seal()

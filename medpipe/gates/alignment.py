@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medpipe.gates.features import blurred, one_thread, shrunk
+from medpipe.gates.features import blurred, shrunk
 from medpipe.images.transforms import to_model
+from medpipe.threads import threads
 
 SIDE = {2: 48, 3: 20}
 """Longest side, in pixels, at which copies are looked for, by number of axes."""
@@ -104,7 +105,7 @@ class Gallery:
     @classmethod
     def of(cls, images: NDArray[np.unsignedinteger[Any]]) -> Gallery:
         """Prepare the gallery of stored training images (G, C, …)."""
-        with one_thread(), torch.inference_mode():
+        with threads(1), torch.inference_mode():
             small = grey(images)
             axes = small.ndim - 2
             places = points(axes, 11 if axes == 2 else 6, 0.75)
@@ -126,7 +127,7 @@ def _smooth(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def scores(gallery: Gallery, images: NDArray[np.unsignedinteger[Any]], batch: int = 32) -> NDArray[np.float64]:
     """Score stored images (N, C, …) against the gallery: (N, 3) in the order of RULES. NaN where a score has no value."""
-    with one_thread(), torch.inference_mode():
+    with threads(1), torch.inference_mode():
         parts = [_scores(gallery, grey(images[start : start + batch])) for start in range(0, len(images), batch)]
     return np.concatenate(parts).astype(np.float64) if parts else np.empty((0, len(RULES)))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.nn import functional
 from medpipe import seeds
 from medpipe.images.transforms import to_model
 from medpipe.progress import Progress, silent
+from medpipe.threads import threads
 
 Features = NDArray[np.float64]
 Stored = NDArray[np.unsignedinteger[Any]]
@@ -34,17 +34,6 @@ COMPONENTS = 32
 BATCH = 128
 TOLD = 6
 """Amounts that the learned network tells: blur, noise, gamma, contrast, angle, zoom."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold torch to one thread in this block: sums then have one order, and a Report one digest, on any number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def conv(dimensions: int, before: int, after: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d | nn.Conv3d:
@@ -166,7 +155,7 @@ def train(
 
     `images` (N, C, …) as stored; `labels` (N,) class numbers, -1 where there is none. Deterministic for a seed.
     """
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.child(seed, "gates", "features", "weights"))
         net = Pretext(images.shape[1:], classes).train()
         draws = torch.Generator().manual_seed(seeds.child(seed, "gates", "features", "distortions"))
@@ -250,7 +239,7 @@ def raw(images: Stored, weights: dict[str, Tensor], seed: int) -> dict[str, Feat
     encoder, texture = Encoder(images.shape[1:]), Texture(images.shape[1:], seed)
     encoder.load_state_dict(weights)
     found: dict[str, list[Tensor]] = {name: [] for name in SPACES}
-    with one_thread(), torch.inference_mode():
+    with threads(1), torch.inference_mode():
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(to_model(images[start : start + BATCH]))
             found["learned"].append(encoder(batch))

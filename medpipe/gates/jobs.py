@@ -24,6 +24,7 @@ from medpipe.gates.fidelity_gate import Sample
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
 from medpipe.settings import GatesSettings
+from medpipe.threads import threads
 
 Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed", "selftest"]
@@ -87,7 +88,13 @@ def cohort_images(cohort: Path, rows: NDArray[np.int64] | slice) -> store.Images
 
 
 def perform(job: Job) -> None:
-    """Do one job and save its result."""
+    """Do one job on one thread and save its result."""
+    with threads(1):
+        save(job.state, job.name, _result(job))
+
+
+def _result(job: Job) -> Arrays:
+    result: Arrays
     match job.kind:
         case "encoder":
             result = _encoder(job)
@@ -107,7 +114,7 @@ def perform(job: Job) -> None:
             result = _selftest(job)
         case _:
             assert_never(job.kind)
-    save(job.state, job.name, result)
+    return result
 
 
 def _encoder(job: Job) -> Arrays:

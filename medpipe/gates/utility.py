@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from medpipe import seeds
-from medpipe.gates.features import BATCH, WIDTH, Encoder, batches, one_thread
+from medpipe.gates.features import BATCH, WIDTH, Encoder, batches
 from medpipe.images.transforms import to_model
+from medpipe.threads import threads
 
 Stored = NDArray[np.unsignedinteger[Any]]
 Labels = NDArray[np.int64]
@@ -42,7 +43,7 @@ def probabilities(
     `budget` images are seen in training, whatever N is, so that arms differ in what they saw and in nothing else.
     Deterministic for (seed, names).
     """
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.child(seed, "gates", "utility", "weights", *names))
         net = Classifier(images.shape[1:], classes).train()
         budget = min(budget, PASSES * len(images))

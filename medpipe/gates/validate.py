@@ -33,6 +33,7 @@ from medpipe.progress import Progress, silent
 from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Record
 from medpipe.release import report_page
+from medpipe.threads import threads
 
 
 def made_from(cohort: Path, dataset: Path, recipe: Recipe) -> MadeFrom:
@@ -64,7 +65,8 @@ def validate(
         last = plan.third(source.path, data, making.state, recipe, rows)
         _run((work, later, last), executor, progress)
         measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe)
-        facts = _write(measured, making.path)
+        with threads(1):
+            facts = _write(measured, making.path)
         return making.seal(facts | {"cost": {"seconds": round(time.monotonic() - begun, 1)}})
 
 

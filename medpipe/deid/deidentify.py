@@ -197,7 +197,8 @@ def _written(
     actions: Counter[str] = Counter()
     for entry in entries:
         actions.update(entry["counts"])
-    audit.write(made.path / "audit.json", recipe, len(seen.entries), reasons, actions, counts)
+    heads = [entry["head"] for entry in entries if entry["head"]]
+    audit.write(made.path / "audit.json", recipe, len(seen.entries), reasons, actions, counts, heads)
     of = Counter(reasons.values())
     return {
         "form": "dicom",

@@ -18,6 +18,7 @@ from pydicom.datadict import tag_for_keyword
 
 from medpipe.deid import instance, pseudonyms
 from medpipe.deid.actions import Cleaner, shifted_date
+from medpipe.deid.faces import Faces
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
 from medpipe.deid.values import text_of
@@ -88,14 +89,15 @@ def deidentify(unit: Unit) -> list[dict[str, Any]]:
     if len(done) < len(unit.files):
         names = pseudonyms.load(unit.key_file)
         with quiet():
-            identifiers, days = _gathered(unit)
+            heads = Faces(unit.settings)
+            identifiers, days = _gathered(unit, heads)
             cleaner = Cleaner(unit.settings, names, identifiers, unit.patient, names.shift_days(unit.patient, unit.settings.shift_days_max))
             needles = _needles(identifiers, cleaner.shift_days)
             words = sorted({names.alias("word", word, 16) for word in identifiers.words | identifiers.numbers})
             with journal.open("a") as file:
                 for ordinal, path, new in unit.files:
                     if ordinal not in done:
-                        done[ordinal] = entry = _one(unit, ordinal, path, new, cleaner, needles, days) | {"words": words}
+                        done[ordinal] = entry = _one(unit, ordinal, path, new, cleaner, needles, days, heads) | {"words": words}
                         file.write(json.dumps(entry, sort_keys=True) + "\n")
                         file.flush()
                         words = []  # once is enough
@@ -103,15 +105,17 @@ def deidentify(unit: Unit) -> list[dict[str, Any]]:
 
 
 def _one(
-    unit: Unit, ordinal: int, path: Path, new: str, cleaner: Cleaner, needles: instance.Needles, days: dict[int, int]
+    unit: Unit, ordinal: int, path: Path, new: str, cleaner: Cleaner, needles: instance.Needles, days: dict[int, int], heads: Faces
 ) -> dict[str, Any]:
     target, temporary = unit.out / "instances" / unit.patient / f"{new}.dcm", unit.state / f"{unit.patient}.tmp"
-    outcome = instance.deidentify(path, target, temporary, cleaner, needles, list(unit.covariates))
+    treatment = heads.treatment(ordinal)
+    outcome = instance.deidentify(path, target, temporary, cleaner, needles, list(unit.covariates), treatment)
     row = None if outcome.row is None else outcome.row | {"day": days.get(ordinal)}
-    return {"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts)}
+    head = treatment.head if treatment is not None else None
+    return {"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts), "head": head}
 
 
-def _gathered(unit: Unit) -> tuple[Identifiers, dict[int, int]]:
+def _gathered(unit: Unit, heads: Faces) -> tuple[Identifiers, dict[int, int]]:
     """Return the patient's identifiers, and for each file the days since the patient's first study."""
     identifiers, dates = Identifiers(), {}
     for ordinal, path, _ in unit.files:
@@ -119,6 +123,7 @@ def _gathered(unit: Unit) -> tuple[Identifiers, dict[int, int]]:
         if isinstance(dataset, Reason):
             continue
         identifiers.gather(dataset)
+        heads.look(ordinal, path, dataset)
         with contextlib.suppress(ValueError):
             text = text_of(dataset, 0x00080020).strip()
             dates[ordinal] = date(int(text[:4]), int(text[4:6]), int(text[6:8]))

@@ -25,7 +25,9 @@ Array = NDArray[Any]
 def head(what: str = "image", *, nod: float = 8.0, scale: float = 1.08) -> tuple[Array, Array]:
     """An average head (z, y, x) that nods by some degrees and is larger by `scale`, and its affine from (z, y, x) to LPS."""
     known = template()
-    values = np.asarray(known.image if what == "image" else known.image * known.brain if what == "brain" else getattr(known, what), np.float32)
+    values = np.asarray(
+        known.image if what == "image" else known.image * known.brain if what == "brain" else getattr(known, what), np.float32
+    )
     turn = np.deg2rad(nod)
     matrix = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) / scale  # (z, y, x)
     steps = np.array(STEPS)

@@ -40,8 +40,8 @@ class Treatment:
     """Why the image must not pass."""
     face: Face | None = field(default=None, repr=False)
     view: View | None = field(default=None, repr=False)
-    air: float = 0.0
-    """The stored value that takes the face's place."""
+    air: float | None = None
+    """The stored value that takes the face's place; None for the darkest that the image has."""
     judged: bool = False
     """Whether the face was found to be gone from the whole volume."""
     head: dict[str, Any] | None = None
@@ -104,7 +104,7 @@ def _treated(views: list[View], *, remove: bool) -> dict[int, Treatment]:
     for view in views if head else ():
         if view.ordinal not in out and not any(view.ordinal in stack.views for stack in volumes):
             if face is not None and view.planes is not None:
-                out[view.ordinal] = Treatment(face=face, view=view, air=judged[0].air)
+                out[view.ordinal] = Treatment(face=face, view=view)
             elif not _axial(view):
                 out[view.ordinal] = Treatment(Reason.FACE_NOT_REMOVED)
     return out
@@ -170,8 +170,9 @@ def apply(dataset: Dataset, treatment: Treatment, counts: Counter[str]) -> Reaso
     if "PixelData" not in dataset:
         return Reason.FACE_NOT_REMOVED  # floating-point pixels
     frames = [np.array(frame) for frame in iter_pixels(dataset)]
+    dark = min(float(np.percentile(frame, 1)) for frame in frames) if treatment.air is None else treatment.air
     for frame, mask in zip(frames, masks, strict=True):
-        frame[mask] = 0 if frame.ndim == 3 else np.clip(round(treatment.air), *_range(frame))
+        frame[mask] = 0 if frame.ndim == 3 else np.clip(round(dark), *_range(frame))
         counts["pixels of faces removed"] += int(mask.sum())
     pixels.replace(dataset, b"".join(frame.tobytes() for frame in frames), frames[0].dtype)
     return None

@@ -30,7 +30,7 @@ def test_the_template_is_whole_and_its_brain_is_clear_of_its_face() -> None:
 def test_the_region_of_the_face_goes_on_beyond_the_templates_frame() -> None:
     known = template()
     chin = known.origin + 2.0 * np.array([known.face.shape[2] / 2, 10, 2])
-    points = np.array([chin, chin - [0, 40, 0], chin - [0, 0, 40], chin - [0, 0, 400], chin + [0, 200, 0]])
+    points = chin + np.array([[0.0, 0, 0], [0, -40, 0], [0, 0, -40], [0, 0, -400], [0, 200, 0]])
     assert in_face(points).tolist() == [True, True, True, False, False]
 
 
@@ -82,7 +82,7 @@ def test_a_mask_is_where_the_points_are() -> None:
     protected = np.zeros((5, 5, 5), bool)
     protected[2, 2, 2] = True
     known = template()
-    face = Face(np.eye(4), protected, known.origin + [90.0, 10.0, 20.0])
+    face = Face(np.eye(4), protected, known.origin + np.array([90.0, 10.0, 20.0]))
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = known.origin
     mask = face.mask(known.face.shape[::-1], affine)

@@ -77,7 +77,10 @@ def find(values: Volume, affine: Matrix) -> Finding:
     subject, head = seen
     known = template()
     target = Grid(known.image, known.origin)
-    found = registration.match(subject, target, head=head, target_head=known.head, near=known.near)
+    try:
+        found = registration.match(subject, target, head=head, target_head=known.head, near=known.near)
+    except RuntimeError:  # ITK's word for images that do not overlap
+        return Finding(Outcome.FAILED)
     figures = deface_check.quality(subject, head, found)
     if deface_check.stripped(subject, head, figures):
         return Finding(Outcome.STRIPPED, None, figures)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medpipe.deid.head_template import STEP_MM, filled, template
-from medpipe.deid.registration import Grid, Mask, Match, Matrix, Volume, match
+from medpipe.deid.registration import Grid, Mask, Match, Matrix, Volume, inverse, match
 
 INFORMATION_MIN = 0.22
 """Nats, in brain and skull: what tells a right match from a wrong one."""
@@ -138,7 +138,7 @@ def figures(subject: Grid, head: Mask, removed: Mask, brain: Mask, matrix: Matri
     The face's surface is what is seen from the front through the window, in lines of sight 2 mm apart; it is left where it
     did not go back. A patch of less than 6 mm across is no part of a face.
     """
-    known, back, litre = template(), np.linalg.inv(matrix), 1e6 / STEP_MM**3
+    known, back, litre = template(), inverse(matrix), 1e6 / STEP_MM**3
     before, after = (_seen(moved(mask, known.origin, known.face.shape, subject.origin, back)) for mask in (head, head & ~removed))
     rear = _window()
     shown = (before <= rear) & (rear >= 0)

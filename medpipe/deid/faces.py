@@ -89,20 +89,20 @@ def _treated(views: list[View], *, remove: bool) -> dict[int, Treatment]:
     volumes = sorted((stack for stack in stacks.stacks(views) if stack.solid), key=lambda stack: stack.order)
     if not remove and head:
         return {view.ordinal: Treatment(Reason.FACE) for view in views if not _harmless(view, volumes)}
-    judged = [_Judged(stack, *_found(stack)) for stack in volumes[:1]]
-    face = next((one.finding.face for one in judged if one.finding.outcome is Outcome.DEFACED), None)
-    for stack in volumes[1:]:
-        one = _Judged(stack, *_found(stack, face))
-        judged.append(one)
-        face = face or (one.finding.face if one.finding.outcome is Outcome.DEFACED else None)
+    judged, face = [], None
+    for stack in volumes:
+        judged.append(_judged(stack, face))
+        if face is None and judged[-1].finding.outcome is Outcome.DEFACED:
+            face = judged[-1].finding.face
     head = head or face is not None
     out: dict[int, Treatment] = {}
     for one in judged:
-        _add(out, one, head, face)
+        failed = one.finding.outcome is Outcome.FAILED and face is not None  # before the face was known
+        _add(out, _judged(one.stack, face) if failed else one, head)
     if not remove:
         return {ordinal: Treatment(Reason.FACE, head=done.head) for ordinal, done in out.items()}
     for view in views if head else ():
-        if view.ordinal not in out and not any(view.ordinal in stack.views for stack in volumes):
+        if view.ordinal not in out:
             if face is not None and view.planes is not None:
                 out[view.ordinal] = Treatment(face=face, view=view)
             elif not _axial(view):
@@ -110,34 +110,34 @@ def _treated(views: list[View], *, remove: bool) -> dict[int, Treatment]:
     return out
 
 
-def _found(stack: Stack, face: Face | None = None) -> tuple[Finding, float]:
+def _judged(stack: Stack, face: Face | None) -> _Judged:
     """Look for the face in a volume; where one is known in its space, judge first whether that one serves."""
     volume = stacks.load(stack)
     if volume is None:
-        return Finding(Outcome.FAILED), 0.0
+        return _Judged(stack, Finding(Outcome.FAILED), 0.0)
     if face is not None:
         finding = deface.judge(volume.values, volume.affine, face)
         if finding.outcome in (Outcome.DEFACED, Outcome.NO_FACE):
-            return finding, volume.air
-    return deface.find(volume.values, volume.affine), volume.air
+            return _Judged(stack, finding, volume.air)
+    return _Judged(stack, deface.find(volume.values, volume.affine), volume.air)
 
 
-def _add(out: dict[int, Treatment], one: _Judged, head: bool, face: Face | None) -> None:
+def _add(out: dict[int, Treatment], one: _Judged, head: bool) -> None:
     """Put down what becomes of the images of a volume; what fails in one of its volumes fails an object of several."""
     outcome, figures = one.finding.outcome, one.finding.figures
     if not head and not (outcome is Outcome.FAILED and figures.get("information", 0.0) >= LIKE_A_HEAD):
         return
-    told = {"outcome": str(outcome), "images": len(one.stack.views)} | {name: round(value, 3) for name, value in sorted(figures.items())}
-    views = {view.ordinal: view for view, _ in one.stack.frames}
-    for number, (ordinal, view) in enumerate(sorted(views.items())):
-        known = out.get(ordinal)
+    told = {"outcome": str(outcome), "images": len(one.stack.members)} | {name: round(value, 3) for name, value in sorted(figures.items())}
+    seen = {view.ordinal for view, _ in one.stack.frames}
+    for number, view in enumerate(one.stack.members):
+        ordinal, known = view.ordinal, out.get(view.ordinal)
         if known is not None and (known.reason or outcome is not Outcome.FAILED):
             continue
         first = told if number == 0 else None
         if outcome in (Outcome.FAILED, Outcome.NO_HEAD):
             out[ordinal] = Treatment(Reason.FACE_NOT_REMOVED, head=first)
         elif outcome is Outcome.DEFACED:
-            out[ordinal] = Treatment(None, one.finding.face, view, one.air, judged=True, head=first)
+            out[ordinal] = Treatment(None, one.finding.face, view, one.air, judged=ordinal in seen, head=first)
         else:
             out[ordinal] = Treatment(head=first)
 
@@ -149,7 +149,7 @@ def _axial(view: View) -> bool:
 
 def _harmless(view: View, volumes: Iterable[Stack]) -> bool:
     """Say whether an image of a head shows no face by itself: an axial slice that is in no volume."""
-    return _axial(view) and not any(view.ordinal in stack.views for stack in volumes)
+    return _axial(view) and not any(view is member for stack in volumes for member in stack.members)
 
 
 def apply(dataset: Dataset, treatment: Treatment, counts: Counter[str]) -> Reason | None:

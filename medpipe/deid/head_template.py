@@ -1,8 +1,8 @@
 """The average head that subjects are matched to: its image, the region of its face, its brain, on one grid of 2 mm.
 
 Made once from pydeface's template and face mask (MIT) and the ICBM 152 brain (its licence permits redistribution);
-`head_template.json` holds the sources and their licences, and `python -m medpipe.deid.head_template PYDEFACE ICBM` makes
-the data anew from the folders with the originals. It is a mean of many people and shows nobody.
+`head_template.json` holds the sources and their licences, and `python -m medpipe.deid.head_template PYDEFACE ICBM OUT`
+makes the data anew from the folders with the originals. It is a mean of many people and shows nobody.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -78,31 +79,46 @@ def in_face(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _made(pydeface: Path, icbm: Path) -> dict[str, NDArray[Any]]:
     """Make the data from the folders that hold the originals."""
-    from medpipe.deid import registration
-
-    sitk = registration.toolkit()
+    sitk = import_module("SimpleITK")
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     head, keep = (sitk.ReadImage(str(pydeface / f"{name}.nii.gz"), sitk.sitkFloat32) for name in ("mean_reg2mean", "facemask"))
     t1 = sitk.ReadImage(str(icbm / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"), sitk.sitkFloat32)
-    corners = np.array([head.TransformIndexToPhysicalPoint(index) for index in np.ndindex(2, 2, 2) for index in [_corner(index, head)]])
-    origin, size = corners.min(axis=0), np.ceil((corners.max(axis=0) - corners.min(axis=0)) / STEP_MM).astype(int)
-    grid = sitk.Image([int(n) for n in size], sitk.sitkFloat32)
+    last = np.array(head.GetSize()) - 1
+    corners = np.array([head.TransformIndexToPhysicalPoint((last * at).tolist()) for at in np.ndindex(2, 2, 2)])
+    origin, size = corners.min(axis=0), np.ceil(np.ptp(corners, axis=0) / STEP_MM).astype(int)
+    grid = sitk.Image(size.tolist(), sitk.sitkFloat32)
     grid.SetSpacing([STEP_MM] * 3)
     grid.SetOrigin(origin.tolist())
     image = sitk.Resample(sitk.SmoothingRecursiveGaussian(head, 0.8), grid, sitk.Transform(), sitk.sitkLinear, 0.0)
-    kept = sitk.Resample(keep, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 1.0)
-    placed = sitk.Resample(t1, grid, registration.brain_to_head(t1, image), sitk.sitkLinear, 0.0)
-    brain = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(placed > 40, [3, 3, 3]))
-    brain = sitk.BinaryDilate(brain, [1, 1, 1], sitk.sitkCross)  # the average's border is soft
+    kept = sitk.GetArrayFromImage(sitk.Resample(keep, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 1.0))
+    placed = sitk.Resample(t1, grid, _brain_in(sitk, image, t1), sitk.sitkLinear, 0.0)
+    outline = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(placed > 40, [3, 3, 3]))) > 0
+    brain = ndimage.binary_dilation(outline)  # the average's border is soft
+    face = _widened(kept < 0.5) & ~ndimage.binary_dilation(brain, iterations=2)
     values = sitk.GetArrayFromImage(image)
     scaled = (values * (255 / np.percentile(values, 99.9))).clip(0, 255).astype(np.uint8)
-    face = sitk.GetArrayFromImage(kept) < 0.5
-    face = _widened(face) & (sitk.GetArrayFromImage(sitk.BinaryDilate(brain, [2, 2, 2], sitk.sitkCross)) == 0)
-    return {
-        "image": scaled,
-        "face": np.packbits(face),
-        "brain": np.packbits(sitk.GetArrayFromImage(brain) > 0),
-        "origin": origin,
-    }
+    return {"image": scaled, "face": np.packbits(face), "brain": np.packbits(brain), "origin": origin}
+
+
+def _brain_in(sitk: Any, head: Any, brain: Any) -> Any:
+    """Match a bare brain to a head: affine, from a start that was found by eye, over the brain and 10 mm around it."""
+    start = sitk.AffineTransform(3)
+    start.SetCenter(head.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in head.GetSize()]))
+    start.SetMatrix(np.diag([1.1] * 3).ravel().tolist())
+    start.SetTranslation((1.0, 3.0, 5.0))
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(0.2, 20_240_101)
+    method.SetMetricMovingMask(sitk.BinaryDilate(brain > 1, [10, 10, 10]))
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 200, 0.6)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([2, 1])
+    method.SetSmoothingSigmasPerLevel([2.0, 0.0])
+    method.SetInitialTransform(start, inPlace=True)
+    method.Execute(head, brain)
+    return start
 
 
 def _widened(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -114,9 +130,7 @@ def _widened(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return face
 
 
-def _corner(index: tuple[int, ...], image: Any) -> list[int]:
-    return [int(at * (size - 1)) for at, size in zip(index, image.GetSize(), strict=True)]
-
-
 if __name__ == "__main__":
-    np.savez_compressed(Path(__file__).with_name(_FILE), **_made(Path(sys.argv[1]), Path(sys.argv[2])))
+    made = _made(Path(sys.argv[1]), Path(sys.argv[2]))
+    with (Path(sys.argv[3]) / _FILE).open("wb") as file:
+        np.savez_compressed(file, image=made["image"], face=made["face"], brain=made["brain"], origin=made["origin"])

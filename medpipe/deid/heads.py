@@ -59,15 +59,15 @@ def view(ordinal: int, path: Path, header: Dataset) -> View | None:
     head = shows_head(header)
     if modality not in MODALITIES or head is False:
         return None
-    shape = (int(header.get("Rows", 0) or 0), int(header.get("Columns", 0) or 0))
     series = text_of(header, 0x0020000E).strip(" \0")
     space = text_of(header, 0x00200052).strip(" \0") or f"series {series}"
-    planes, step = None, (0.0, 0.0)
+    planes, step, shape = None, (0.0, 0.0), (0, 0)
     if not _PROJECTIONS.search(text_of(header, 0x00080008)):
         try:
+            shape = (int(header.Rows), int(header.Columns))
             planes, step = _placed(header)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            planes = None  # without a place, as it is
+        except Exception:  # whatever a malformed element makes the library raise: then it has no place
+            planes = None
     return View(ordinal, path, modality, series, space, head, shape, step, planes)
 
 

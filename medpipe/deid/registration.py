@@ -101,7 +101,7 @@ def information(subject: Grid, known: Landmarks, matrix: Matrix) -> float:
 
     Between 16 classes of equal size each, so that neither contrast nor outliers count.
     """
-    index = (_moved(np.linalg.inv(matrix), known.points) - subject.origin) / STEP_MM
+    index = (_moved(inverse(matrix), known.points) - subject.origin) / STEP_MM
     held = ((index >= 0) & (index <= np.array(subject.values.shape[::-1]) - 1)).all(axis=1)
     if held.mean() < HELD_MIN:
         return 0.0
@@ -170,6 +170,11 @@ def _matrix(transform: Any) -> Matrix:
     out[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     out[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
     return out
+
+
+def inverse(matrix: Matrix) -> Matrix:
+    """Return the way back."""
+    return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def _moved(matrix: Matrix, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,16 +30,13 @@ class Stack:
     frames: tuple[tuple[View, int], ...]
     along: NDArray[np.float64]
     """Place of each frame along the normal in mm."""
-
-    @property
-    def views(self) -> frozenset[int]:
-        """Ordinals of the objects that the frames are in."""
-        return frozenset(view.ordinal for view, _ in self.frames)
+    members: tuple[View, ...]
+    """All objects of the stack, by ordinal, also those that lie where another does, as in a series over time."""
 
     @property
     def solid(self) -> bool:
         """Whether the slices make a volume."""
-        return len(self.along) >= SLICES_MIN and np.ptp(self.along) >= EXTENT_MIN_MM and np.diff(self.along).max() <= GAP_MAX_MM
+        return len(self.along) >= SLICES_MIN and bool(np.ptp(self.along) >= EXTENT_MIN_MM and np.diff(self.along).max() <= GAP_MAX_MM)
 
     @property
     def order(self) -> tuple[bool, float, int, int]:
@@ -67,7 +64,9 @@ def _stack(group: list[tuple[float, View, int]]) -> Stack:
     for one in group[1:]:
         if one[0] - kept[-1][0] > SAME_MM:
             kept.append(one)
-    return Stack(tuple((view, number) for _, view, number in kept), np.array([place for place, _, _ in kept]))
+    members = {view.ordinal: view for _, view, _ in group}
+    frames = tuple((view, number) for _, view, number in kept)
+    return Stack(frames, np.array([place for place, _, _ in kept]), tuple(view for _, view in sorted(members.items())))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from benchmarks.table import Row
 from medpipe.deid import stacks
-from medpipe.deid.deface import LPS, Finding, Outcome, deface_volume
+from medpipe.deid.deface import LPS, Finding, deface_volume
+from medpipe.deid.deface_check import Outcome
 from medpipe.deid.head_template import template
 from medpipe.deid.heads import view
 from medpipe.deid.reading import quiet

@@ -45,11 +45,11 @@ class Face:
         """Say for positions (N, 3) in mm whether what is there has to go."""
         out = head_template.in_face(points @ self.matrix[:3, :3].T + self.matrix[:3, 3])
         index = np.rint((points[out] - self.origin) / STEP_MM).astype(np.int64)
-        inside = ((index >= 0) & (index < self.protected.shape[::-1])).all(axis=1)
+        inside: Mask = np.asarray(((index >= 0) & (index < self.protected.shape[::-1])).all(axis=1))
         x, y, z = index[inside].T
         inside[inside] = self.protected[z, y, x]
-        out[out] = ~inside
-        return np.asarray(out)
+        out[np.flatnonzero(out)[inside]] = False
+        return out
 
     def mask(self, shape: tuple[int, ...], affine: Matrix) -> Mask:
         """Return what to remove from an array (i, j, k) whose indices `affine` (4, 4) takes to positions (LPS, mm)."""

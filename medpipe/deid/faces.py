@@ -18,7 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import iter_pixels
 
 from medpipe.deid import deface, heads, pixels, stacks
-from medpipe.deid.deface import Face, Finding, Outcome
+from medpipe.deid.deface import Face, Finding
+from medpipe.deid.deface_check import Outcome
 from medpipe.deid.heads import View
 from medpipe.deid.stacks import Stack
 from medpipe.settings import DeidSettings

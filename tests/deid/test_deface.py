@@ -12,7 +12,8 @@ from builders_faces import FLIP, head, noisy
 from scipy import ndimage
 
 from medpipe.deid import deface_check, registration
-from medpipe.deid.deface import Face, Outcome, deface_volume, find
+from medpipe.deid.deface import Face, deface_volume, find
+from medpipe.deid.deface_check import Outcome
 from medpipe.deid.head_template import in_face, template
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,7 @@ def test_the_region_of_the_face_goes_on_beyond_the_templates_frame() -> None:
     assert in_face(points).tolist() == [True, True, True, False, False]
 
 
+@pytest.mark.slow
 def test_the_face_goes_and_the_brain_stays_in_any_order_of_axes() -> None:
     values, affine = head()
     brain, region = head("brain")[0] > 30, head("face")[0] > 0.5
@@ -52,6 +54,7 @@ def test_the_face_goes_and_the_brain_stays_in_any_order_of_axes() -> None:
     assert (back ^ mask).sum() < 0.03 * mask.sum()
 
 
+@pytest.mark.slow
 def test_a_brain_without_a_head_is_left_alone() -> None:
     values, affine = head("brain", scale=1.15)
     mask, finding = deface_volume(values, FLIP @ affine)
@@ -59,15 +62,21 @@ def test_a_brain_without_a_head_is_left_alone() -> None:
     assert not mask.any()
 
 
-def test_a_head_upside_down_fails_and_so_do_values_that_are_no_numbers() -> None:
+@pytest.mark.slow
+def test_a_head_upside_down_fails() -> None:
     values, affine = head()
     wrong = affine @ np.diag([-1.0, 1, 1, 1])
     mask, finding = deface_volume(noisy(values), FLIP @ wrong)
     assert finding.outcome is Outcome.FAILED, finding.figures
     assert not mask.any()
+
+
+def test_values_that_are_no_numbers_and_an_empty_volume_are_no_heads() -> None:
+    values = np.zeros((40, 40, 40), np.float32)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    assert find(values, affine).outcome is Outcome.NO_HEAD
     values[0, 0, 0] = np.nan
     assert find(values, affine).outcome is Outcome.FAILED
-    assert find(np.zeros((40, 40, 40), np.float32), np.diag([4.0, 4, 4, 1])).outcome is Outcome.NO_HEAD
     assert find(np.zeros((40, 40), np.float32), np.eye(4)).outcome is Outcome.FAILED
 
 

@@ -197,7 +197,7 @@ def _written(
     actions: Counter[str] = Counter()
     for entry in entries:
         actions.update(entry["counts"])
-    heads = [entry["head"] for entry in entries if entry["head"]]
+    heads = [entry["head"] for entry in entries if entry.get("head")]
     audit.write(made.path / "audit.json", recipe, len(seen.entries), reasons, actions, counts, heads)
     of = Counter(reasons.values())
     return {

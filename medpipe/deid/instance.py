@@ -161,6 +161,8 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
         del dataset.BurnedInAnnotation
     if defaced:
         dataset.RecognizableVisualFeatures = "NO"
+    elif "RecognizableVisualFeatures" in dataset:
+        del dataset.RecognizableVisualFeatures  # what others found is not vouched for
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -19,10 +19,15 @@ STEP_MM = 2.0
 SEED = 20_240_101
 BINS = 32
 TOP_MM = 150.0
+"""How far below the crown a head is compared for its middle and size."""
 PAD_MM = 60.0
+"""Of air, put around the target."""
 FOLLOWED = 5
+"""Starts that are followed to their end."""
 LANDMARK = 7
+"""Every so many voxels of brain and skull rank the results,"""
 HELD_MIN = 0.3
+"""of which the subject's frame must hold this share."""
 NODS, TURNS, TILTS = (-40, -20, 0, 20, 40), (-25, 0, 25), (-20, 0, 20)
 """Starts in degrees."""
 Volume = NDArray[np.float32]

@@ -55,6 +55,8 @@ class DeidSettings(Section):
     """Replace institutions and devices by keyed pseudonyms, so that groups stay apart without their names, or remove them."""
     burned_in: Literal["black_out", "quarantine"] = "black_out"
     """What to do with text burned into the pixels: black out its region, or quarantine the image."""
+    faces: Literal["deface", "quarantine", "keep"] = "deface"
+    """What to do with heads in MR, CT and PET: remove the face and quarantine what cannot be judged, quarantine, or keep."""
     quarantine_max: Fraction = 0.2
     """Largest share of the instances that may be quarantined before the run ends in an error."""
 

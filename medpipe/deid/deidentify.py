@@ -167,7 +167,8 @@ def _written(
     actions: Counter[str] = Counter()
     for entry in entries:
         actions.update(entry["counts"])
-    audit.write(made.path / "audit.json", recipe, len(source.entries), reasons, actions, counts)
+    heads = [entry["head"] for entry in entries if entry.get("head")]
+    audit.write(made.path / "audit.json", recipe, len(source.entries), reasons, actions, counts, heads)
     of = Counter(reasons.values())
     return {
         "form": "dicom",

@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 import medpipe
-from medpipe.deid import pixels, profile
+from medpipe.deid import faces, pixels, profile
 from medpipe.deid.actions import PIXELS, Cleaner, capped_age
 from medpipe.deid.reading import PREAMBLE, read
 from medpipe.deid.values import text_of
@@ -63,7 +63,13 @@ class Outcome:
 
 
 def deidentify(
-    dataset: FileDataset | Reason, target: Path, temporary: Path, cleaner: Cleaner, needles: Needles, covariates: list[str]
+    dataset: FileDataset | Reason,
+    target: Path,
+    temporary: Path,
+    cleaner: Cleaner,
+    needles: Needles,
+    covariates: list[str],
+    treatment: faces.Treatment | None = None,
 ) -> Outcome:
     """De-identify one file, as it was read, into `target`, by way of `temporary` on the same file system; call within `reading.quiet`."""
     if isinstance(dataset, Reason):
@@ -73,6 +79,8 @@ def deidentify(
     cleaner.counts.clear()
     try:
         reason = pixels.clean(dataset, cleaner.settings, cleaner.counts)
+        if reason is None and treatment is not None:
+            reason = faces.apply(dataset, treatment, cleaner.counts)
         if reason is not None:
             return Outcome(reason, counts=Counter(cleaner.counts))
         before = characteristics(dataset, cleaner)
@@ -135,7 +143,7 @@ def age_at_study(birth: str, study: str) -> str | None:
 def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None:
     """Say in the header what was done (PS3.15 E.2), and put the pseudonyms where there was nothing to replace."""
     settings = cleaner.settings
-    searched = cleaner.counts["frames searched for text"] > 0
+    searched, defaced = cleaner.counts["frames searched for text"] > 0, cleaner.counts[faces.DEFACED] > 0
     dataset.PatientName = cleaner.patient
     dataset.PatientID = cleaner.patient
     if before["age"] is not None and "PatientAge" not in dataset and before["age"] >= 1:
@@ -143,13 +151,17 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [f"medpipe {medpipe.__version__}", profile.edition()]
     dataset.DeidentificationMethodCodeSequence = Sequence(
-        [_code(value, meaning) for value, meaning in profile.codes(settings, pixels_cleaned=searched)]
+        [_code(value, meaning) for value, meaning in profile.codes(settings, pixels_cleaned=searched, faces_cleaned=defaced)]
     )
     dataset.LongitudinalTemporalInformationModified = "MODIFIED" if settings.dates == "shift" else "REMOVED"
     if searched:
         dataset.BurnedInAnnotation = "NO"
     elif "BurnedInAnnotation" in dataset:
         del dataset.BurnedInAnnotation
+    if defaced:
+        dataset.RecognizableVisualFeatures = "NO"
+    elif "RecognizableVisualFeatures" in dataset:
+        del dataset.RecognizableVisualFeatures  # what others found is not vouched for
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -19,6 +19,7 @@ from pydicom.dataset import FileDataset
 
 from medpipe.deid import earlier, instance, pseudonyms
 from medpipe.deid.actions import Cleaner, shifted_date
+from medpipe.deid.faces import Faces
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
 from medpipe.deid.values import text_of
@@ -153,21 +154,24 @@ def deidentify(unit: Unit) -> Journal:
 def _clean(unit: Unit, rest: list[tuple[int, Path, str]], journal: Journal) -> None:
     names = pseudonyms.load(unit.key_file)
     with quiet():
-        identifiers, days, kept = _gathered(unit, {ordinal for ordinal, _, _ in rest} - set(unit.taken.entries if unit.taken else ()))
+        taken, heads = unit.taken, Faces(unit.settings)
+        known = frozenset(taken.entries if taken else ())
+        identifiers, days, kept = _gathered(unit, {ordinal for ordinal, _, _ in rest} - known, heads)
         cleaner = Cleaner(unit.settings, names, identifiers, unit.patient, names.shift_days(unit.patient, unit.settings.shift_days_max))
         needles = _needles(identifiers, cleaner.shift_days)
         journal.name(identifiers.digests(names))
-        taken = unit.taken
         new = identifiers.unseen(taken.seen if taken else frozenset(), names)
         for ordinal, path, instance_ in rest:
-            same = taken is not None and _unmoved(taken, ordinal, new, cleaner.shift_days) and _taken(unit, taken, ordinal, journal, days)
-            if same:
+            same = taken is not None and heads.settled(ordinal, known) and _unmoved(taken, ordinal, new, cleaner.shift_days)
+            if taken is not None and same and _taken(unit, taken, ordinal, journal, days):
                 continue
             dataset = kept.pop(ordinal) if ordinal in kept else read(path)
             target, temporary = unit.out / "instances" / unit.patient / f"{instance_}.dcm", unit.state / f"{unit.patient}.tmp"
-            outcome = instance.deidentify(dataset, target, temporary, cleaner, needles, list(unit.covariates))
+            treatment = heads.treatment(ordinal)
+            outcome = instance.deidentify(dataset, target, temporary, cleaner, needles, list(unit.covariates), treatment)
             row = None if outcome.row is None else outcome.row | {"day": days.get(ordinal)}
-            journal.add({"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts)})
+            head = treatment.head if treatment is not None else None
+            journal.add({"ordinal": ordinal, "reason": outcome.reason, "row": row, "counts": dict(outcome.counts), "head": head})
 
 
 def _unmoved(taken: Taken, ordinal: int, new: Identifiers, shift_days: int) -> bool:
@@ -195,7 +199,7 @@ def _taken(unit: Unit, taken: Taken, ordinal: int, journal: Journal, days: dict[
     return True
 
 
-def _gathered(unit: Unit, wanted: set[int]) -> tuple[Identifiers, dict[int, int], dict[int, FileDataset | Reason]]:
+def _gathered(unit: Unit, wanted: set[int], heads: Faces) -> tuple[Identifiers, dict[int, int], dict[int, FileDataset | Reason]]:
     """Return the patient's identifiers, for each file the days since the patient's first study, and the `wanted` files as read.
 
     Where the files are small, each is read once and kept; else only their headers are read here.
@@ -211,6 +215,7 @@ def _gathered(unit: Unit, wanted: set[int]) -> tuple[Identifiers, dict[int, int]
         if isinstance(dataset, Reason):
             continue
         identifiers.gather(dataset)
+        heads.look(ordinal, path, dataset)
         with contextlib.suppress(ValueError):
             text = text_of(dataset, 0x00080020).strip()
             dates[ordinal] = date(int(text[:4]), int(text[4:6]), int(text[6:8]))

@@ -130,7 +130,7 @@ def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list
             return Reason.RESIDUAL_TEXT
         dtype = out.dtype
         redacted += out.tobytes()
-    _replace(dataset, bytes(redacted), dtype)
+    replace(dataset, bytes(redacted), dtype)
     return None
 
 
@@ -151,7 +151,7 @@ def _fill(frame: Frame, line: ocr.Line, dataset: Dataset) -> None:
         frame[box] = 0 if frame.ndim == 3 else frame.min()
 
 
-def _replace(dataset: Dataset, values: bytes, dtype: np.dtype[Any] | None) -> None:
+def replace(dataset: Dataset, values: bytes, dtype: np.dtype[Any] | None) -> None:
     """Put decoded pixels in the place of encoded ones."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):

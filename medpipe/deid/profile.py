@@ -98,11 +98,13 @@ def policy(settings: DeidSettings) -> dict[int, tuple[Action, Action]]:
     return {int(row.tag, 16): (action(row, settings), basic(row)) for row in rows() if row.tag != "PRIVATE" and "X" not in row.tag}
 
 
-def codes(settings: DeidSettings, *, pixels_cleaned: bool) -> list[tuple[str, str]]:
+def codes(settings: DeidSettings, *, pixels_cleaned: bool, faces_cleaned: bool = False) -> list[tuple[str, str]]:
     """Return the CID 7050 codes (value, meaning) of what was done, in the order of the context group."""
     out = [("113100", "Basic Application Confidentiality Profile")]
     if pixels_cleaned:
         out.append(("113101", "Clean Pixel Data Option"))
+    if faces_cleaned:
+        out.append(("113102", "Clean Recognizable Visual Features Option"))
     if settings.dates == "shift":
         out.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
     if settings.retain_patient_characteristics:

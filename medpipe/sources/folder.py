@@ -41,6 +41,8 @@ class Reason(StrEnum):
     EMBEDDED_OVERLAY = "EMBEDDED_OVERLAY"
     BURNED_IN_TEXT = "BURNED_IN_TEXT"
     RESIDUAL_TEXT = "RESIDUAL_TEXT"
+    FACE = "FACE"
+    FACE_NOT_REMOVED = "FACE_NOT_REMOVED"
     RESIDUAL_IDENTIFIER = "RESIDUAL_IDENTIFIER"
 
 
@@ -59,6 +61,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.EMBEDDED_OVERLAY: "An overlay hides in the unused bits of compressed pixels.",
     Reason.BURNED_IN_TEXT: "Text is burned into its pixels.",
     Reason.RESIDUAL_TEXT: "Text was still found in its pixels after it was blacked out.",
+    Reason.FACE: "It shows a head, and the recipe lets no head through.",
+    Reason.FACE_NOT_REMOVED: "It shows a head, and that no face can be seen in it could not be made certain.",
     Reason.RESIDUAL_IDENTIFIER: "One of the patient's identifiers was still found in the written file.",
 }
 

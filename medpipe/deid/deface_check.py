@@ -57,14 +57,14 @@ def tissue(values: Volume) -> Mask:
 
 
 def otsu(values: Volume) -> float:
-    """Return the threshold between two classes of values (Otsu 1979)."""
+    """Return the threshold between two classes of values (Otsu 1979); where there is but one, its largest value."""
     counts, edges = np.histogram(values, 256)
     centres = (edges[1:] + edges[:-1]) / 2
     below, mass = np.cumsum(counts), np.cumsum(counts * centres)
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (mass / below - (mass[-1] - mass) / above) ** 2
-    return float(centres[int(np.nanargmax(between[:-1]))]) if below[-1] > counts.max() else float(centres[0])
+    return float(centres[int(np.nanargmax(between[:-1]))]) if below[-1] > counts.max() else float(values.max())
 
 
 def moved(mask: Mask, onto: NDArray[np.float64], shape: tuple[int, ...], origin: NDArray[np.float64], matrix: Matrix) -> Mask:

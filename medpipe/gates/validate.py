@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe import __version__, records
+from medpipe import __version__, consent, records
 from medpipe.gates import copies, copy_gate, distributions, expectations, features, fidelity, fidelity_gate, jobs, plan, utility_gate
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.jobs import Job
@@ -45,7 +45,6 @@ NOT_ASSESSED = (
         "heavily altered copies",
         "Copies by strong warps, of a part of an image, or blended from several patients: the detector's recall is listed by kind.",
     ),
-    ("consent", "Whether the patients' permission covers the making of synthetic data."),
     ("clinical truth", "No physician has looked at the images."),
 )
 
@@ -229,7 +228,9 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
 def _report(measured: Measured, verdicts: list[Verdict], copied: copy_gate.Found, passed: bool) -> dict[str, Any]:
     cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
     real = measured.data.index.iloc[measured.rows["train"]]
-    gaps = [{"what": what, "why": why} for what, why in NOT_ASSESSED]
+    asked = consent.evidence(cohort.get("consent"), cell)
+    unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
+    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown)]
     if not any(verdict.name == "utility" for verdict in verdicts):
         gaps.insert(0, {"what": "utility", "why": "The images have no classes to tell apart."})
     curve = pd.read_parquet(measured.cohort.path / "training.parquet") if (measured.cohort.path / "training.parquet").exists() else None
@@ -239,10 +240,11 @@ def _report(measured: Measured, verdicts: list[Verdict], copied: copy_gate.Found
         "verdicts": [verdict.as_json() for verdict in verdicts],
         "small_cell": cell,
         "not_assessed": gaps,
+        "consent": asked,
         "copy_detector": copied.detector,
         "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, list(data["covariates"]), cell),
         "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
-        "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates")},
+        "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates", "consent")},
         "dataset": {name: data.get(name) for name in ("shape", "dtype", "dimensions", "classes", "modality", "spacing_mm", "licence")}
         | {"splits": dict(zip(data["splits"], splits, strict=True))},
         "training": {} if curve is None or curve.empty else {name: _number(curve[name].iloc[-1]) for name in curve.columns},

@@ -28,10 +28,9 @@ Begin with
 Codes (GA4GH Data Use Ontology): one permission, and the modifiers that it is under
 {_CODES}
 """
-Commands = argparse._SubParsersAction[Parser]
 
 
-def commands(top: Commands) -> None:
+def commands(top: argparse._SubParsersAction[Parser]) -> None:
     """Add `consent` with its actions, and `withdraw`."""
     usage, what = "medpipe consent ACTION --workspace W [options]", "record and look up patients' permissions"
     consent = top.add_parser("consent", help=what, description=_ABOUT, usage=usage)
@@ -64,7 +63,11 @@ def commands(top: Commands) -> None:
 
 
 def _action(
-    actions: Commands, name: str, command: Callable[[argparse.Namespace], int], what: str, positional: str = "[PATIENT ...] "
+    actions: argparse._SubParsersAction[Parser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    what: str,
+    positional: str = "[PATIENT ...] ",
 ) -> Parser:
     usage, sentence = f"medpipe {name} {positional}--workspace W [options]", f"{what[0].upper()}{what[1:]}."
     made = actions.add_parser(name.rpartition(" ")[2], help=what, description=sentence, usage=usage)

@@ -48,14 +48,15 @@ class Said:
 def said(dataset: Dataset) -> Said:
     """Read the Consent for Clinical Trial Use Sequence (0012,0083); one that cannot be read refuses. Call within `reading.quiet`."""
     try:
-        items = [dataset, *(dataset[USE_SEQUENCE].value or ())] if USE_SEQUENCE in dataset else [dataset]
-        flags = {text_of(item, FLAG).strip(" \0").upper() for item in items} - {"", "YES"}
-        starts, ends = ([text_of(item, tag).strip(" \0") for item in items] for tag in (ETHICS_FROM, ETHICS_TO))
+        inner = list(dataset[USE_SEQUENCE].value or ()) if USE_SEQUENCE in dataset else []
+        flags = {text_of(item, FLAG).strip(" \0").upper() for item in inner}  # type 1: an item without its flag permits nothing
+        flags |= {text_of(dataset, FLAG).strip(" \0").upper() or "YES"}
+        starts, ends = ([text_of(item, tag).strip(" \0") for item in (dataset, *inner)] for tag in (ETHICS_FROM, ETHICS_TO))
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception:  # a malformed element can make the library raise anything
         return Said(refused=True)
-    return Said(bool(flags), max(starts), min((end for end in ends if end), default=""))
+    return Said(flags != {"YES"}, max(starts), min((end for end in ends if end), default=""))
 
 
 @dataclass(frozen=True)

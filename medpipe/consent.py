@@ -95,11 +95,12 @@ def before_training(dataset: Path, settings: ConsentSettings, ledger_file: Path 
     Permission is asked for where the recipe says so, or the Dataset's Collection was made so. The ledger is that of the workspace
     where none is given.
     """
-    book, facts = ledger.load(ledger_file or ledger.place(dataset.parent.parent)), records.load(dataset, "Dataset").facts.get("consent")
+    book, source = ledger.load(ledger_file or ledger.place(dataset.parent.parent)), records.load(dataset, "Dataset")
+    facts = source.facts.get("consent")
     unbroken(book, facts, dataset)
     if book is None and not _asked(settings, facts):
         return
-    if said := _lacking(lineage.patients(dataset), facts, settings, book):
+    if said := _lacking(lineage.patients(source), facts, settings, book):
         raise ConsentError(f"{dataset} is not trained on, since it holds patients {said}")
 
 
@@ -170,7 +171,8 @@ def told(why: Mapping[Why, int]) -> str:
 def evidence(facts: Mapping[str, Any] | None, small_cell: int) -> dict[str, Any]:
     """Return how consent was checked, as it may leave: counts of patients are null where one is below `small_cell`."""
     if not facts or facts.get("check") != "ledger":
-        return {"checked": False, "statement": NOT_CHECKED}
+        kept_out = " Images of patients who withdrew were left out." if facts and facts.get("denied", {}).get(Why.WITHDRAWN) else ""
+        return {"checked": False, "statement": NOT_CHECKED + kept_out}
     settings = facts["settings"]
     counts = {"permitted": int(facts["permitted"]), "denied": sum(facts["denied"].values())}
     hidden = any(0 < count < small_cell for count in counts.values())  # one alone would tell, by the figures of another release

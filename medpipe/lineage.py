@@ -46,12 +46,15 @@ def _candidates(path: Path, role: str) -> Iterator[Path]:
     yield from (place.parent for place in sorted(path.parent.glob(f"*/{records.RECORD}")) if not place.parent.is_symlink())
 
 
-def patients(dataset: Path) -> frozenset[str]:
-    """Return the pseudonyms of the patients of a Collection or Dataset; raises RecordError where its index cannot be read."""
+def patients(record: Record) -> frozenset[str]:
+    """Return the pseudonyms of the patients of a Collection or Dataset; raises RecordError where its index was altered."""
+    path = record.path / INDEX
     try:
-        return frozenset(map(str, pd.read_parquet(dataset / INDEX, columns=["patient"])["patient"].unique()))
+        if records.file_digest(path) != record.files[INDEX][1]:
+            raise RecordError(f"{path} was altered after it was sealed: make the record again")
+        return frozenset(map(str, pd.read_parquet(path, columns=["patient"])["patient"].unique()))
     except (OSError, ValueError, KeyError) as error:
-        raise RecordError(f"{dataset / INDEX} cannot be read ({type(error).__name__}): make the record again") from None
+        raise RecordError(f"{path} cannot be read ({type(error).__name__}): make the record again") from None
 
 
 def patients_behind(*starts: Record) -> tuple[frozenset[str], list[str]]:
@@ -69,8 +72,8 @@ def patients_behind(*starts: Record) -> tuple[frozenset[str], list[str]]:
             if place is None:
                 missing.append(f"the {role.capitalize()} {content[:12]}")
                 continue
-            record = records.load(place, verify=role == "dataset")
-            found |= patients(place) if role == "dataset" else set()
+            record = records.load(place)
+            found |= patients(record) if role == "dataset" else set()
             waiting += [] if role == "dataset" else [record]
     return frozenset(found), missing
 
@@ -84,7 +87,8 @@ class Node:
     content: str
     """Empty where it is not finished."""
     inputs: Mapping[str, str]
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    record: Record | None = field(default=None, repr=False)
+    """None where it is not finished, or was altered."""
     doubt: str = ""
     """Why nobody can tell for certain whose images it holds: it is altered, or not finished."""
 
@@ -103,7 +107,7 @@ def _node(role: str, folder: Path) -> Node:
     try:
         if (folder / records.RECORD).exists():
             record = records.load(folder)
-            return Node(folder, role, record.content, inputs(record), record.facts)
+            return Node(folder, role, record.content, inputs(record), record)
         text = json.loads((folder / records.MAKING).read_text())["made_from"]["inputs"]
         return Node(folder, role, "", {name: str(content) for name, content in text.items()}, doubt="not finished")
     except (RecordError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -134,8 +138,8 @@ def descent(found: Sequence[Node], wanted: Collection[str]) -> list[Node]:
     for node in found:
         doubt = _doubt(node, here)
         try:
-            indexed = node.noun in ("collection", "dataset") and node.content
-            touched = not patients(node.path).isdisjoint(wanted) if indexed else not reached.isdisjoint(node.inputs.values())
+            indexed = node.record if node.noun in ("collection", "dataset") else None
+            touched = not (patients(indexed).isdisjoint(wanted) if indexed else reached.isdisjoint(node.inputs.values()))
         except RecordError:
             doubt = "altered"
         if doubt or touched:

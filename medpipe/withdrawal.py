@@ -42,13 +42,12 @@ def withdraw(workspace: Path, patients: Sequence[str], *, key: str, ledger_file:
     """
     if not workspace.is_dir():
         raise InputError(f"the workspace {workspace} is no folder: give the workspace whose records descend from the patients")
-    place, found = ledger_file or ledger.place(workspace), lineage.nodes(workspace)
-    before = ledger.load(place)
-    consent.unbroken_since(workspace, before)
+    place = ledger_file or ledger.place(workspace)
+    consent.unbroken_since(workspace, ledger.load(place))
     book, new = ledger.append(
         place, key, lambda book: [Entry(patient, "withdraw") for patient in dict.fromkeys(patients) if patient not in book.withdrawn]
     )
-    descent = lineage.descent(found, patients)
+    descent = lineage.descent(lineage.nodes(workspace), patients)  # after the ledger: what is released in between asked it too late
     return Withdrawal(book, len(new), tuple(descent), _take_away_current(workspace, descent))
 
 

@@ -46,6 +46,7 @@ def collection(record: Record) -> None:
     facts = record.facts
     rows = [{"Instances": "kept", "Count": facts["instances"]}]
     rows += [{"Instances": f"quarantined: {reason}", "Count": count} for reason, count in facts["quarantined"].items()]
+    rows += [{"Instances": f"set aside: {reason}", "Count": count} for reason, count in facts["set_aside"].items()]
     create_table_artifact(rows, key="collection", description=f"De-identified instances of {facts['patients']:,} patients")
 
 

@@ -62,7 +62,8 @@ def release(
     either was altered; PrivacyError when what would be written holds what may not leave; ConsentError where the consent
     ledger (the workspace's, where none is given) says that a patient behind the Cohort may not be used.
     """
-    head = consent.before_release(records.load(cohort, "Cohort"), records.load(report, "Report"), recipe.consent, ledger_file)
+    made = records.load(cohort, "Cohort"), records.load(report, "Report")
+    consent.before_release(*made, recipe.consent, ledger_file)
     wanted = made_from(cohort, report, recipe, key_file=key_file)
     if (done := records.finished(out, wanted)) is not None:
         return done
@@ -88,6 +89,7 @@ def release(
         _documents(folder, images, judged, about, key)
         outbound.check_texts(folder, (cohort, report, out, key_file))
         sign.seal(folder, key)
+        head = consent.before_release(*made, recipe.consent, ledger_file)  # again: writing took its time
         records.write_bytes(making.state / sign.PUBLIC_KEY, sign.public_pem(key.public_key()))
         for name in (sign.PUBLIC_KEY, about.folder):
             (making.state / name).replace(making.path / name)

@@ -28,7 +28,7 @@ from medpipe.release import release as release_
 
 @dataclass(frozen=True)
 class Keys:
-    """Files of the two secrets: one makes pseudonyms, one signs releases. Made with mode 0600 where absent. And of the consent ledger."""
+    """Files of the two secrets, made with mode 0600 where absent: one makes pseudonyms, one signs releases. And the consent ledger."""
 
     pseudonym: Path
     signing: Path

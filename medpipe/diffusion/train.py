@@ -231,8 +231,8 @@ class _Run:
             moments.setdefault(int(number), {})[key] = devices.layout(tensor, self.model["dimensions"])
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
-    def seal(self, consent: Any) -> Record:
-        """Write weights, settings and curve, and finish the Checkpoint."""
+    def seal(self, asked: Any) -> Record:
+        """Write weights, settings and curve, and finish the Checkpoint; `asked` is what the Dataset says of consent."""
         folder, state = self.making.path, self.state
         checkpoint.save(folder, {name: value.cpu() for name, value in self.average.state_dict().items()}, self.model)
         pd.DataFrame(state.curve, columns=["images", "loss", "validation_loss"]).to_parquet(folder / checkpoint.CURVE, index=False)
@@ -243,7 +243,7 @@ class _Run:
             "conditions": [item.name for item in self.conditions.items],
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
             "device": self.device,
-            "consent": consent,
+            "consent": asked,
             "cost": {
                 "seconds": round(state.seconds, 1),
                 "images_per_s": round(state.images / max(state.seconds, 1e-9), 1),

@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,6 +165,62 @@ def test_a_withdrawal_blocks_what_descends_and_the_next_refresh_is_without_that_
         (hospital.workspace / "private").iterdir()
     )
     test_no_patient_id_is_anywhere_in_the_workspace(hospital)
+
+
+def test_a_withdrawal_that_was_cut_off_after_the_ledger_is_finished_by_the_same_command(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = pseudonym(hospital, capsys, monkeypatch)
+    book = ledger.load(ledger.place(hospital.workspace))
+    assert book is not None
+    ledger.append(book.path, book.key, lambda _: [ledger.Entry(who, "withdraw")])
+    assert (hospital.workspace / "release" / "current").is_symlink()
+    done = withdrawn(hospital, capsys, monkeypatch)
+    assert "0 withdrawals recorded" in done.err
+    assert not (hospital.workspace / "release" / "current").is_symlink()
+
+
+def test_a_withdrawal_while_a_release_is_written_stops_it(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medpipe.release import sign
+
+    who = pseudonym(hospital, capsys, monkeypatch)
+    seal = sign.seal
+
+    def late(*arguments: Any) -> None:
+        seal(*arguments)
+        assert ran(capsys, "withdraw", who, *hospital.at).status == 0
+
+    monkeypatch.setattr(sign, "seal", late)
+    done = ran(capsys, *hospital.run, "--release.version", "2.0.0")
+    assert done.status == 3, done.err
+    assert "1 withdrawn" in done.err
+    assert not (hospital.workspace / "release" / "current").is_symlink()
+    assert len(list((hospital.workspace / "release").glob("*/record.json"))) == 1
+
+
+def test_a_permission_that_ends_is_asked_again_before_training_and_release(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = pseudonym(hospital, capsys, monkeypatch)
+    assert ran(capsys, "consent", "add", who, "--permission", "GRU", "--valid_to", "2020-01-01", *hospital.at).status == 0
+    key = hospital.workspace / "private" / "signing.key"
+    for command in (
+        ["train", hospital.the("dataset"), hospital.folder / "t"],
+        ["release", hospital.the("cohort"), hospital.the("report"), hospital.folder / "r", "--key", key],
+    ):
+        refused = ran(capsys, *command)
+        assert refused.status == 3, refused.err
+        assert "1 ended" in refused.err, "the Collection was made under the ledger, so it is asked without the recipe saying so"
+
+
+def test_a_dataset_made_without_asking_is_not_trained_on_by_a_recipe_that_asks_for_more(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = ran(capsys, "train", hospital.the("dataset"), hospital.folder / "t", "--consent.check", "ledger")
+    assert done.status == 3, done.err
+    assert "45 for another use" in done.err
 
 
 def test_a_withdrawal_of_somebody_else_lists_nothing_and_leaves_the_pointer(hospital: Hospital, capsys: pytest.CaptureFixture[str]) -> None:

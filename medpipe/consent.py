@@ -112,6 +112,7 @@ def before_release(cohort: Record, report: Record, settings: ConsentSettings, le
     """
     book = ledger.load(ledger_file or ledger.place(cohort.path.parent.parent))
     facts = cohort.facts.get("consent")
+    unbroken(book, facts, cohort.path)
     if not _asked(settings, facts) and (book is None or not book.withdrawn):
         return head(book)
     patients, missing = lineage.patients_behind(cohort, report)
@@ -119,7 +120,6 @@ def before_release(cohort: Record, report: Record, settings: ConsentSettings, le
         raise ConsentError(
             f"{missing[0]} is not beside {cohort.path}, so nobody can say whose images are behind it: release in the workspace that made it"
         )
-    unbroken(book, facts, cohort.path)
     if said := _lacking(patients, facts, settings, book):
         raise ConsentError(f"{cohort.path} is not released, since it descends from patients {said}")
     return head(book)
@@ -131,11 +131,11 @@ def head(book: Ledger | None) -> dict[str, Any]:
 
 
 def unbroken(book: Ledger | None, facts: Mapping[str, Any] | None, record: Path) -> None:
-    """Raise RecordError where the ledger is not the one, gone on with, that a record was made under."""
+    """Raise RecordError where the ledger is not the one, gone on with, that a record was made under; facts without a head pass."""
     if facts and facts.get("head") and not (book is not None and book.holds(str(facts["head"]), int(facts["entries"]))):
         raise RecordError(
             f"{record} was made under a consent ledger with {facts['entries']} entries that the present one does not go on from, "
-            f"so it was cut off or replaced: {ledger.BACKUP}"
+            f"so it was cut off or replaced, or is another: name the right one with --ledger, or {ledger.BACKUP}"
         )
 
 

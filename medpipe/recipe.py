@@ -57,8 +57,9 @@ class Recipe(Section):
         fold = model.patch * 2 ** (len(model.channels) - 1)
         if images.size % fold:
             raise ValueError(f"images.size must be a multiple of {fold} for this model (patch × halvings)")
-        if cohort.sigma_min >= cohort.sigma_max:
-            raise ValueError("cohort.sigma_min must be below cohort.sigma_max")
+        highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
+        if cohort.sigma_min >= getattr(cohort, highest):
+            raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")
         if self.source.form == "arrays" and (self.source.table or self.source.label):
             raise ValueError("source.table and source.label are for DICOM: arrays carry their own labels")
         if self.source.form == "dicom" and images.split != "patient":

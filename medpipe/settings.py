@@ -158,16 +158,26 @@ class CohortSettings(Section):
     """Synthetic images to make."""
     composition: Literal["as_trained", "balanced"] = "as_trained"
     """Classes as frequent as in the training data, or equally frequent."""
-    sampler: Literal["dpmpp_2m", "heun", "ddim"] = "dpmpp_2m"
-    """Solver of the reverse process."""
-    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun", "euler", "ddim", "ddpm"] = "dpmpp_2m"
+    """Solver of the reverse process; dpmpp_2m_sde and ddpm, and ddim and heun where asked, draw fresh noise on the way."""
+    start: Literal["gaussian", "noise"] = "gaussian"
+    """Begin at `sigma_start` with the closed form of what lies above it, or at `sigma_max` with pure noise and twice the steps."""
+    steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Steps of the solver; one network evaluation each, two for Heun."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
     """Classifier-free guidance; 1 follows the learned distribution, more sharpens classes at the cost of variety."""
-    sigma_min: Annotated[float, Field(gt=0)] = 0.02
-    """Smallest noise level; below the step of 8-bit images nothing is gained."""
+    schedule: Literal["karras", "exponential", "ddpm"] = "karras"
+    """How the noise levels are spaced."""
+    sigma_min: Annotated[float, Field(gt=0)] = 0.005
+    """Smallest noise level; the step of 8-bit images is 0.008."""
+    sigma_start: Annotated[float, Field(gt=0)] = 3.0
+    """Noise level of the Gaussian start: well above the spread of the images, which is below 1."""
     sigma_max: Annotated[float, Field(gt=0)] = 80.0
-    """Largest noise level, where the samples begin."""
+    """Noise level where samples begin with pure noise."""
+    eta: Fraction = 0.0
+    """Fresh noise of DDIM: 0 is deterministic, 1 is ancestral sampling as in DDPM."""
+    churn: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Fresh noise of Heun's method over the whole path (S_churn of Karras et al. 2022)."""
     shard: Positive = 256
     """Images in one shard: one seed range, one file, one owner."""
     batch: Positive = 64
@@ -205,6 +215,10 @@ class GatesSettings(Section):
     """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
+    fairness_utility_gap_max: Fraction = 0.1
+    """How much more AUC training on synthetic images may cost a group of patients than it costs all."""
+    fairness_share_gap_max: Fraction = 0.1
+    """How far a group's share of the cohort may lie from its share of the training data."""
     small_cell: Annotated[int, Field(ge=2)] = 11
     """Counts below this are not published."""
 

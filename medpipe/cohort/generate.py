@@ -11,6 +11,7 @@ import shutil
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from medpipe import __version__, records, store
 from medpipe.cohort import plan
-from medpipe.diffusion import checkpoint, samplers
+from medpipe.diffusion import checkpoint, gaussian, samplers, schedules
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import guided
@@ -75,7 +76,7 @@ def _prepare(source: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
     for name in (checkpoint.MODEL, checkpoint.CURVE):
         shutil.copyfile(source / name, out / name)
     plan.subjects(model, recipe.cohort, recipe.seed).to_parquet(out / "index.parquet", index=False)
-    attributes = {"synthetic": True, "spacing_mm": model["spacing_mm"], "modality": model["modality"]}
+    attributes = {"synthetic": True} | {key: model[key] for key in ("spacing_mm", "patient_orientation", "modality")}
     store.create(out, recipe.cohort.images, tuple(model["shape"]), model["dtype"], shard=recipe.cohort.shard, attributes=attributes)
     return model
 
@@ -102,18 +103,25 @@ def sample_shard(shard: Shard) -> int:
     settings, device = recipe.cohort, devices.device(recipe.compute.device)
     model = checkpoint.open_model(shard.checkpoint)
     table = pd.read_parquet(shard.out / "index.parquet").iloc[shard.start : shard.stop]
-    conditions = Conditions.from_json(model["conditions"]).encode(table)
-    sigmas = samplers.karras(settings.steps, settings.sigma_min, settings.sigma_max)
-    sample = samplers.sampler(settings.sampler)
+    asked = Conditions.from_json(model["conditions"])
+    conditions = asked.encode(table)
+    moments = gaussian.load(shard.checkpoint, model["covariances"]) if settings.start == "gaussian" else None
+    highest = settings.sigma_max if moments is None else settings.sigma_start
+    sigmas = schedules.schedule(settings.schedule, settings.steps, settings.sigma_min, highest)
+    sample = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
     dtype = devices.precision(model["precision"], device)
     images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
     with devices.threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         denoiser = checkpoint.open_denoiser(shard.checkpoint, device)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))
-            start = plan.start(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))
+            noise = plan.Draws(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))
+            begun = noise() * highest
+            if moments is not None:
+                begun = moments.start(begun / highest, *asked.parts(conditions[first:last]), table["label"][first:last].tolist(), highest)
             denoise = guided(denoiser, conditions[first:last].to(device), settings.guidance)
-            drawn = sample(denoise, start.to(device) * float(sigmas[0]), sigmas).float().cpu().numpy() + model["data_mean"]
+            drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
+            drawn = drawn.float().cpu().numpy() + model["data_mean"]
             if not np.isfinite(drawn).all():
                 raise MedpipeError(
                     f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"
@@ -123,12 +131,17 @@ def sample_shard(shard: Shard) -> int:
     return len(images)
 
 
+def _fresh(noise: plan.Draws, device: str) -> torch.Tensor:
+    return noise().to(device)
+
+
 def _facts(model: dict[str, Any], recipe: Recipe, seconds: float) -> dict[str, Any]:
     settings = recipe.cohort
     copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
     return {key: model[key] for key in copied} | {
         "images": settings.images,
         "sampler": settings.sampler,
+        "start": settings.start,
         "steps": settings.steps,
         "evaluations": samplers.evaluations(settings.sampler, settings.steps),
         "guidance": settings.guidance,

@@ -24,7 +24,12 @@ def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.D
     return table
 
 
-def start(seed: int, rows: range, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the noise (N, C, …) from which the samples `rows` begin: one generator per sample, however the work is cut."""
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seeds.child(seed, "sample", row))) for row in rows]
-    return torch.stack(noise)
+class Draws:
+    """Fresh unit noise (N, C, …) for the samples `rows`: one generator per sample, however the work is cut."""
+
+    def __init__(self, seed: int, rows: range, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.generators = [torch.Generator().manual_seed(seeds.child(seed, "sample", row)) for row in rows]
+
+    def __call__(self) -> torch.Tensor:
+        return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])

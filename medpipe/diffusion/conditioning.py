@@ -75,6 +75,12 @@ class Conditions:
             raise InputError(f"{item.name} has {len(unknown)} value(s) that training never saw: use {', '.join(item.values)}")
         return np.stack([(column == value).to_numpy(float) for value in item.values], axis=1)
 
+    def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Split condition vectors (N, K) into the slots' values (N, w) and, for each slot, whether its condition is present (N, w)."""
+        width = self.width - len(self.items)
+        flags = [vector[:, width + number : width + number + 1].expand(-1, item.width) for number, item in enumerate(self.items)]
+        return vector[:, :width], torch.cat(flags, dim=1) if flags else vector[:, :0]
+
     def hide(self, vector: Tensor, all_: float, each: float, generator: torch.Generator) -> Tensor:
         """Hide all conditions of a row with probability `all_` and each single one with `each`; vector (N, K)."""
         count = len(self.items)

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medpipe import __version__, consent, records, seeds
-from medpipe.diffusion import checkpoint, conditioning, ema
+from medpipe.diffusion import checkpoint, conditioning, ema, gaussian
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.errors import InputError, MedpipeError
@@ -76,8 +76,8 @@ class _State:
 class _Run:
     """One training: the data, the network, its average, the optimiser and the state."""
 
-    def __init__(self, recipe: Recipe, making: Making, model: dict[str, Any], data: dict[str, Tensor]) -> None:
-        self.recipe, self.making, self.model, self.data = recipe, making, model, data
+    def __init__(self, recipe: Recipe, making: Making, model: dict[str, Any], data: dict[str, Tensor], labels: list[str | None]) -> None:
+        self.recipe, self.making, self.model, self.data, self.labels = recipe, making, model, data, labels
         self.device = devices.device(recipe.compute.device)
         self.dtype = devices.precision(recipe.train.precision, self.device)
         self.conditions = Conditions.from_json(model["conditions"])
@@ -119,7 +119,7 @@ class _Run:
             tensors[split] -= mean
         facts = {
             key: data.facts.get(key)
-            for key in ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
+            for key in ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "patient_orientation", "modality", "licence")
         }
         model = facts | {
             "settings": recipe.settings("model")["model"],
@@ -130,7 +130,8 @@ class _Run:
             "sigma_data": float(tensors["train"].double().std()) or 1.0,
             "images_trained": recipe.train.images,
         }
-        return cls(recipe, making, model, tensors)
+        labels = index.loc[rows["train"], "label"]
+        return cls(recipe, making, model, tensors, [str(label) if label is not None else None for label in labels])
 
     def fit(self, progress: Progress) -> None:
         """Train until the recipe's number of images has been seen."""
@@ -234,7 +235,9 @@ class _Run:
     def seal(self, asked: Any) -> Record:
         """Write weights, settings and curve, and finish the Checkpoint; `asked` is what the Dataset says of consent."""
         folder, state = self.making.path, self.state
-        checkpoint.save(folder, {name: value.cpu() for name, value in self.average.state_dict().items()}, self.model)
+        moments = gaussian.fit(self.data["train"], *self.conditions.parts(self.data["train_conditions"]), self.labels)
+        model = self.model | {"covariances": gaussian.save(folder, moments)}
+        checkpoint.save(folder, {name: value.cpu() for name, value in self.average.state_dict().items()}, model)
         pd.DataFrame(state.curve, columns=["images", "loss", "validation_loss"]).to_parquet(folder / checkpoint.CURVE, index=False)
         facts = {key: self.model[key] for key in ("shape", "dtype", "dimensions", "classes", "sigma_data", "spacing_mm")} | {
             "parameters": checkpoint.parameters(self.average),

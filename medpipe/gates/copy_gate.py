@@ -60,7 +60,7 @@ def _recall(family: str, scores: Scores, same: NDArray[np.bool_], limits: Scores
     alike = copies.flagged(scores, limits) & np.isfinite(limits).all()
     hits = int((alike & same if family in ("exact", "mirrored") else alike).sum())
     low, high = copies.clopper_pearson(hits, len(scores))
-    recall = hits / len(scores) if len(scores) else math.nan
+    recall = hits / len(scores) if len(scores) else 0.0
     return {"what": family, "recall": recall, "low": low, "high": high, "n": len(scores), "required": family in copies.REQUIRED}
 
 

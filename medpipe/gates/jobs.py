@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from medpipe import records, seeds, store
-from medpipe.gates import alignment, copies, distributions, features, fidelity, utility
+from medpipe.gates import alignment, copies, distributions, features, fidelity, selftest, utility
+from medpipe.gates.fidelity_gate import Sample
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
 from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
-Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed"]
+Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed", "selftest"]
 BLOCK = 512
 """Images in a job over many images."""
 PLAN = "plan"
@@ -102,6 +103,8 @@ def perform(job: Job) -> None:
             result = _utility(job)
         case "embed":
             result = _embed(job)
+        case "selftest":
+            result = _selftest(job)
         case _:
             assert_never(job.kind)
     save(job.state, job.name, result)
@@ -173,3 +176,37 @@ def _embed(job: Job) -> Arrays:
     images = cohort_images(job.cohort, rows) if job.what == "cohort" else Dataset.open(job.dataset).images(rows)
     weights = {name: torch.from_numpy(value) for name, value in found(job.state, ENCODER).items()}
     return features.raw(images, weights, seed)
+
+
+def _selftest(job: Job) -> Arrays:
+    """Half of the held-out images, spoiled in a known way and judged as a cohort by the other half: the gates that reject it."""
+    seed, settings = job.settings
+    data, plan = Dataset.open(job.dataset), found(job.state, PLAN)
+    classes = list(data.facts["classes"])
+    labels = numbers(data.index["label"], classes)
+    weights = {name: torch.from_numpy(value) for name, value in found(job.state, ENCODER).items()}
+    spoiled, judge = selftest.halves(plan["embed_holdout"], seeds.generator(seed, "gates", "selftest"))
+    draws = seeds.generator(seed, "gates", "selftest", job.what)
+    images, made = selftest.spoil(data.images(spoiled), labels[spoiled], job.what, draws)
+    train = _embedded(job.state, "train", plan["embed_train"])
+    directions = {space: features.Directions.fit(values) for space, values in train.items()}
+
+    def sample(stored: store.Images, strata: NDArray[np.int64], raw: Mapping[str, NDArray[np.float64]]) -> Sample:
+        return Sample({space: directions[space](raw[space]) for space in features.SPACES}, fidelity.statistics(stored), strata)
+
+    held, trained = data.images(judge), data.images(plan["embed_train"])
+    gates = selftest.rejected_by(
+        sample(trained, labels[plan["embed_train"]], train),
+        sample(held, labels[judge], features.raw(held, weights, seed)),
+        sample(images, made, features.raw(images, weights, seed)),
+        len(classes),
+        settings,
+        seed,
+    )
+    return {"rejected_by": np.array(gates, dtype=np.str_), "n": np.array(len(judge))}
+
+
+def _embedded(state: Path, what: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Join the features of the blocks of one kind."""
+    parts = [found(state, f"embed-{what}-{start}") for start in range(0, len(rows), BLOCK)]
+    return {space: np.concatenate([part[space] for part in parts]) for space in features.SPACES}

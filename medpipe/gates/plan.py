@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medpipe import seeds
 from medpipe.errors import InputError
-from medpipe.gates import copies, jobs
+from medpipe.gates import copies, jobs, selftest
 from medpipe.gates.jobs import BLOCK, Job, Kind, numbers
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -121,6 +121,12 @@ def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[
         for what in ("train", "holdout", "cohort")
         for start in range(0, len(rows[f"embed_{what}"]), BLOCK)
     ]
+
+
+def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
+    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose."""
+    tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
+    return [Job("selftest", what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for what in tried]
 
 
 def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["privacy", "fidelity", "utility", "table"]
+Kind = Literal["privacy", "fidelity", "utility", "fairness", "table"]
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,9 @@ def _write(
     for count, _ in enumerate(each(executor, shards.write, jobs), start=1):
         progress("write shards", count, len(jobs))
     store.consolidate(making.path)
-    return {"images": len(used), "shape": list(shape), "dtype": dtype, "masks": masks, "spacing_mm": spacing_mm}
+    return {"images": len(used), "shape": list(shape), "dtype": dtype, "masks": masks} | {
+        name: attributes.get(name) for name in ("spacing_mm", "patient_orientation")
+    }
 
 
 def _tables(folder: Path, images: pd.DataFrame, used: pd.DataFrame, rejected: Sequence[tuple[str, str]], source: Record) -> dict[str, Any]:

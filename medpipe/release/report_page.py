@@ -25,6 +25,7 @@ QUESTIONS = {
     "privacy": ("Privacy", "Does it give a patient away?"),
     "fidelity": ("Fidelity", "Does it look like real images?"),
     "utility": ("Utility", "Is it worth training on?"),
+    "fairness": ("Fairness", "Is it as good for every group?"),
     "table": ("Table", "Is it complete and in range?"),
 }
 CHAIN = (
@@ -68,6 +69,8 @@ def render(
         distributions=_distributions(report.get("distributions", {}), small_cell),
         composition=_composition(report.get("composition", []), _labels(cohort, withheld)),
         detector=[{"low": None, "high": None, "required": False, **row} for row in report.get("copy_detector", [])],
+        tried=list(report.get("gates_self_test", [])),
+        fairness=list(report.get("fairness", [])),
         curve=_curve(cohort / "training.parquet"),
         chain=[(title, fingerprints[role], meaning) for role, title, meaning in CHAIN if role in fingerprints],
         code=record.made_from["code"],

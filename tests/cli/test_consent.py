@@ -215,7 +215,7 @@ def test_a_permission_that_ends_is_asked_again_before_training_and_release(
         assert "1 ended" in refused.err, "the Collection was made under the ledger, so it is asked without the recipe saying so"
 
 
-def test_a_dataset_made_without_asking_is_not_trained_on_by_a_recipe_that_asks_for_more(
+def test_a_recipe_with_a_wider_purpose_does_not_train_on_a_dataset_of_a_narrower_one(
     hospital: Hospital, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = ran(capsys, "train", hospital.the("dataset"), hospital.folder / "t", "--consent.check", "ledger")

@@ -120,4 +120,4 @@ def test_the_table_comes_before_the_images(checkpoint: Path, recipe: Recipes) ->
     """Growing a cohort keeps the noise of the samples that it had."""
     table = plan.subjects(open_model(checkpoint), recipe(cohort={"composition": "balanced"}).cohort, 0)
     assert table["label"].value_counts().tolist() == [20, 20]
-    assert np.array_equal(plan.start(7, range(4, 6), (1, 2, 2))[1], plan.start(7, range(5, 9), (1, 2, 2))[0])
+    assert np.array_equal(plan.Draws(7, range(4, 6), (1, 2, 2))()[1], plan.Draws(7, range(5, 9), (1, 2, 2))()[0])

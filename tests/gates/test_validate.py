@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Record:
 def made(folder: Path, kind: str = "good", n: int = 250) -> Record:
     draws = np.random.default_rng(0)
     images, labels = spoiled(kind, *people(n, 4), draws)
-    return cohort(folder, images, labels, CLASSES, {"age": draws.normal(50, 5, n).tolist()})
+    return cohort(folder, images, labels, CLASSES, {"age": draws.normal(50, 8, n).tolist()})
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_a_schedule_produces_a_run_that_the_worker_does(ui: Ui) -> None:
 
 def test_a_recipe_that_breaks_a_rule_across_fields_fails_at_start_and_says_which(ui: Ui) -> None:
     deployment = ui.deployments()["refresh-cohort/demo"]
-    wrong = {**TINY, "cohort": {**TINY["cohort"], "sigma_min": 5, "sigma_max": 1}}
+    wrong = {**TINY, "cohort": {**TINY["cohort"], "sigma_min": 5, "sigma_start": 1}}
     parameters = {"source": "nowhere", "workspace": "workspace", "recipe": wrong}
     run = ui.ask(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
 
@@ -111,7 +111,7 @@ def test_a_recipe_that_breaks_a_rule_across_fields_fails_at_start_and_says_which
 
     until("the run to end", ended, 120, every_s=2)
     assert run["state_type"] == "FAILED"
-    assert "sigma_min must be below cohort.sigma_max" in run["state"]["message"]
+    assert "sigma_min must be below cohort.sigma_start" in run["state"]["message"]
 
 
 def test_a_second_one_on_the_same_port_says_that_the_port_is_in_use(ui: Ui) -> None:

@@ -1,0 +1,79 @@
+"""What a Report says: the verdicts, what they rest on, and what was not assessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medpipe import consent
+from medpipe.gates import copy_gate, distributions, selftest
+from medpipe.gates.measured import Measured
+from medpipe.gates.verdict import Verdict
+
+NOT_ASSESSED = (
+    ("membership inference", "Whether an attacker could tell from the images or the model that a given patient was trained on."),
+    ("re-identification of a patient", "Whether an image that is no copy could still be matched to another image of the same patient."),
+    ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
+    (
+        "disclosure by the table",
+        "Whether a combination of covariates singles out a patient; covariates were drawn independently within a class.",
+    ),
+    (
+        "too good to be true",
+        "Distances below those of real held-out images: they can be a sign of memorised images and are not gated by themselves.",
+    ),
+    (
+        "heavily altered copies",
+        "Copies by strong warps, of a part of an image, or blended from several patients: the detector's recall is listed by kind.",
+    ),
+    ("clinical truth", "No physician has looked at the images."),
+)
+
+
+def report(
+    measured: Measured,
+    verdicts: list[Verdict],
+    copied: copy_gate.Found,
+    by_group: list[dict[str, Any]],
+    tried: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return `report.json`: every verdict and what it rests on, and what was not assessed."""
+    cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
+    real = measured.data.index.iloc[measured.rows["train"]]
+    asked = consent.evidence(cohort.get("consent"), cell)
+    unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
+    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown)]
+    if not any(verdict.name == "utility" for verdict in verdicts):
+        gaps.insert(0, {"what": "utility", "why": "The images have no classes to tell apart."})
+    small = [row["group"] for row in by_group if not row["assessed"]]
+    if small or not by_group:
+        why = f"Too few images for a figure: {', '.join(small)}." if small else "Nothing is known of the patients but their images."
+        gaps.insert(0, {"what": "fairness for some groups" if small else "fairness", "why": why})
+    if not any(verdict.name == "gates_self_test" for verdict in verdicts):
+        gaps.insert(
+            0, {"what": "the gates themselves", "why": f"Fewer than {2 * selftest.HALF_MIN} images were held out to spoil and to judge by."}
+        )
+    curve = pd.read_parquet(measured.cohort.path / "training.parquet") if (measured.cohort.path / "training.parquet").exists() else None
+    splits = distributions.suppressed(list(data["splits"].values()), cell)
+    return {
+        "passed": all(verdict.passed for verdict in verdicts),
+        "verdicts": [verdict.as_json() for verdict in verdicts],
+        "small_cell": cell,
+        "not_assessed": gaps,
+        "consent": asked,
+        "copy_detector": copied.detector,
+        "gates_self_test": tried,
+        "fairness": [row for row in by_group if row["assessed"]],
+        "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, list(data["covariates"]), cell),
+        "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
+        "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates", "consent")},
+        "dataset": {name: data.get(name) for name in ("shape", "dtype", "dimensions", "classes", "modality", "spacing_mm", "licence")}
+        | {"splits": dict(zip(data["splits"], splits, strict=True))},
+        "training": {} if curve is None or curve.empty else {name: _number(curve[name].iloc[-1]) for name in curve.columns},
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""The gates' own test: cohorts that are known to be bad have to be rejected, in every run, or its verdicts prove nothing.
+
+The holdout is cut in two. One half is spoiled in a known way and judged as a cohort, with the other half as the holdout;
+unspoiled it is the ideal cohort, images of other real patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medpipe.gates import fidelity_gate
+from medpipe.gates.copy_gate import HOLDOUT_MIN
+from medpipe.gates.fidelity_gate import Sample
+from medpipe.gates.verdict import Verdict, judge
+from medpipe.settings import GatesSettings
+
+Images = NDArray[np.unsignedinteger[Any]]
+Labels = NDArray[np.int64]
+IDEAL = "ideal"
+FAULTS: dict[str, bool] = {
+    "10 images repeated": True,
+    "a quarter of the images repeated": False,
+    "blur 0.5 px": False,
+    "blur 1 px": True,
+    "noise 2 %": False,
+    "noise 6 %": True,
+    "gamma 1.15": False,
+    "gamma 1.4": True,
+    "10 % upside down": False,
+    "half upside down": True,
+    "a class missing": True,
+    "rarest class at 3 %": False,
+    "labels swapped": False,
+}
+"""Each fault, and whether it must be rejected: the others show from which strength on faults are seen."""
+LABELLED = ("a class missing", "rarest class at 3 %", "labels swapped")
+"""Faults that need classes."""
+RESAMPLES = 20
+HALF_MIN = HOLDOUT_MIN
+"""Fewest images in each half of the holdout."""
+
+
+def halves(rows: NDArray[np.int64], draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut places into (to spoil, to judge by)."""
+    mixed = draws.permutation(rows)
+    return np.sort(mixed[: len(mixed) // 2]), np.sort(mixed[len(mixed) // 2 :])
+
+
+def applicable(classes: int, holdout: int) -> list[str]:
+    """Return the cohorts that can be tried; none where the holdout is too small to be halved."""
+    return [name for name in (IDEAL, *FAULTS) if classes > 1 or name not in LABELLED] if holdout >= 2 * HALF_MIN else []
+
+
+def spoil(images: Images, labels: Labels, fault: str, draws: np.random.Generator) -> tuple[Images, Labels]:
+    """Return images (N, C, …) and labels (N,) with a fault; their number may fall."""
+    top = float(np.iinfo(images.dtype).max)
+    everyone = np.arange(len(images))
+    match fault.split():
+        case ["10", "images", *_]:
+            rows = draws.integers(0, min(10, len(images)), len(images))
+            return images[rows], labels[rows]
+        case ["a", "quarter", *_]:
+            rows = draws.integers(0, max(1, len(images) // 4), len(images))
+            return images[rows], labels[rows]
+        case ["blur", strength, _]:
+            spread = (0, 0, *[float(strength)] * (images.ndim - 2))
+            return _stored(ndimage.gaussian_filter(images.astype(np.float32), spread), images), labels
+        case ["noise", strength, _]:
+            return _stored(images + draws.normal(0, float(strength) / 100 * top, images.shape), images), labels
+        case ["gamma", strength]:
+            return _stored((images / top) ** float(strength) * top, images), labels
+        case [share, *_, "upside", "down"] | [share, "upside", "down"]:
+            turned = images.copy()
+            some = draws.permutation(everyone)[: len(images) // (2 if share == "half" else 10)]
+            turned[some] = np.flip(images[some], axis=2)
+            return turned, labels
+        case ["a", "class", "missing"]:
+            rows = np.flatnonzero(labels != _rarest(labels))
+            return images[rows], labels[rows]
+        case ["rarest", *_]:
+            rare = np.flatnonzero(labels == _rarest(labels))
+            others = np.flatnonzero(labels != _rarest(labels))
+            rows = np.concatenate([others, rare[: max(1, round(0.03 * len(others) / 0.97))]])
+            return images[rows], labels[rows]
+        case ["labels", "swapped"]:
+            known = np.unique(labels[labels >= 0])
+            following = dict(zip(known.tolist(), np.roll(known, 1).tolist(), strict=True)) | {-1: -1}
+            return images, np.array([following[label] for label in labels.tolist()], dtype=np.int64)
+        case _:
+            return images, labels
+
+
+def _rarest(labels: Labels) -> int:
+    known, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return int(known[counts.argmin()]) if len(known) else -1
+
+
+def _stored(values: NDArray[np.floating[Any]], like: Images) -> Images:
+    stored: Images = np.rint(np.clip(values, 0, np.iinfo(like.dtype).max)).astype(like.dtype)
+    return stored
+
+
+def rejected_by(train: Sample, judged_by: Sample, cohort: Sample, classes: int, settings: GatesSettings, seed: int) -> list[str]:
+    """Return the gates that fail a cohort, of those on likeness and on the classes' shares."""
+    fewer = settings.model_copy(update={"resamples": RESAMPLES})
+    verdicts: list[Verdict | None] = list(fidelity_gate.assess(train, judged_by, cohort, fewer, seed))
+    if classes > 1:
+        made, trained, held = (_counts(sample, classes) for sample in (cohort, train, judged_by))
+        verdicts.append(fidelity_gate.composition(made, trained, held, "as_trained", settings))
+    return [verdict.name for verdict in verdicts if verdict is not None and not verdict.passed]
+
+
+def _counts(sample: Sample, classes: int) -> Labels:
+    return np.bincount(sample.strata[sample.strata >= 0], minlength=classes).astype(np.int64)
+
+
+def table(rejected: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return one row per cohort that was tried: what it was, which gates rejected it, and whether they had to."""
+    return [{"what": name, "rejected_by": list(gates), "required": FAULTS.get(name, False)} for name, gates in rejected.items()]
+
+
+def assess(rows: Sequence[Mapping[str, Any]], n: int) -> Verdict | None:
+    """Judge whether every cohort that had to be rejected was; None where none was tried."""
+    required = [row for row in rows if row["required"]]
+    if not required:
+        return None
+    missed = [row["what"] for row in required if not row["rejected_by"]]
+    share = 1 - len(missed) / len(required)
+    return judge(
+        "gates_self_test",
+        "fidelity",
+        share,
+        (share, share),
+        bound=1.0,
+        direction="at least",
+        baseline=1.0,
+        n=n,
+        meaning="Share of cohorts, spoiled on purpose, that these gates rejected of those that they have to reject"
+        + (f"; passed: {', '.join(missed)}." if missed else "."),
+    )

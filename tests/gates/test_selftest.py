@@ -1,0 +1,91 @@
+"""The gates' own test: each fault is what it says, strong faults are rejected, and an ideal cohort is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders_gates import CLASSES, people
+
+from medpipe.gates import features, fidelity, selftest
+from medpipe.gates.fidelity_gate import Sample
+from medpipe.settings import GatesSettings
+
+SETTINGS = GatesSettings(resamples=20)
+
+
+class Space:
+    """Train and holdout of one population, embedded once; the holdout halved."""
+
+    def __init__(self) -> None:
+        images, labels = people(300, 1)
+        self.weights = features.train(images, labels, len(CLASSES), budget=2000, seed=0)
+        raw = features.raw(images, self.weights, 0)
+        self.directions = {name: features.Directions.fit(value) for name, value in raw.items()}
+        self.train = self.sample(images, labels)
+        self.images, self.labels = people(240, 2)
+        self.spoiled, judge = selftest.halves(np.arange(240), np.random.default_rng(0))
+        self.judge = self.sample(self.images[judge], self.labels[judge])
+
+    def sample(self, images: np.ndarray, labels: np.ndarray) -> Sample:
+        raw = features.raw(images, self.weights, 0)
+        return Sample({name: self.directions[name](raw[name]) for name in raw}, fidelity.statistics(images), labels)
+
+    def rejected_by(self, fault: str) -> list[str]:
+        images, labels = selftest.spoil(self.images[self.spoiled], self.labels[self.spoiled], fault, np.random.default_rng(1))
+        return selftest.rejected_by(self.train, self.judge, self.sample(images, labels), len(CLASSES), SETTINGS, 0)
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space()
+
+
+def test_the_ideal_cohort_is_accepted_and_every_required_fault_rejected(space: Space) -> None:
+    assert space.rejected_by(selftest.IDEAL) == []
+    rows = selftest.table({fault: space.rejected_by(fault) for fault, required in selftest.FAULTS.items() if required})
+    verdict = selftest.assess(rows, 120)
+    assert verdict is not None
+    assert verdict.passed, verdict.meaning
+
+
+@pytest.mark.parametrize("fault", [name for name in selftest.FAULTS if name != "labels swapped"])
+def test_each_fault_alters_the_images_or_their_number(fault: str) -> None:
+    images, labels = people(60, 3)
+    made, strata = selftest.spoil(images, labels, fault, np.random.default_rng(0))
+    assert made.dtype == images.dtype
+    assert len(made) == len(strata)
+    assert made.shape != images.shape or (made != images).any()
+
+
+def test_swapped_labels_leave_the_images_and_no_label_as_it_was() -> None:
+    images, labels = people(30, 3)
+    labels[0] = -1
+    made, swapped = selftest.spoil(images, labels, "labels swapped", np.random.default_rng(0))
+    assert (made == images).all()
+    assert swapped[0] == -1
+    assert (swapped[1:] != labels[1:]).all()
+
+
+def test_gates_that_let_a_required_fault_pass_fail_themselves() -> None:
+    rows = selftest.table({"ideal": [], "blur 1 px": ["frechet"], "noise 6 %": [], "noise 2 %": []})
+    verdict = selftest.assess(rows, 100)
+    assert verdict is not None
+    assert not verdict.passed
+    assert verdict.value == 0.5
+    assert "noise 6 %" in verdict.meaning
+
+
+def test_a_holdout_too_small_to_halve_is_not_tried_and_faults_of_classes_need_classes() -> None:
+    assert selftest.applicable(2, 2 * selftest.HALF_MIN - 1) == []
+    assert selftest.assess([], 0) is None
+    without = selftest.applicable(0, 200)
+    assert selftest.IDEAL in without
+    assert not set(selftest.LABELLED) & set(without)
+
+
+def test_volumes_and_sixteen_bits_are_spoiled_too() -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (8, 1, 6, 6, 6)).astype(np.uint16)
+    for fault in selftest.FAULTS:
+        made, _ = selftest.spoil(images, np.arange(8) % 2, fault, np.random.default_rng(0))
+        assert made.dtype == np.uint16
+        assert made.shape[1:] == images.shape[1:]

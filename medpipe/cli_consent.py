@@ -11,11 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medpipe import duo
 from medpipe.cli_flags import Parser, debug_argument, recipe_from, settings_arguments
 from medpipe.errors import InputError, RecordError
 from medpipe.ledger import Entry
+
+if TYPE_CHECKING:
+    from medpipe.deid.permissions import Form
 
 _CODES = "\n".join(f"  {code:7}{meaning}" for code, (_, meaning) in (duo.PERMISSIONS | duo.MODIFIERS).items())
 _ABOUT = f"""Permissions and withdrawals, by pseudonym, in an append-only file that shows when it was altered.
@@ -74,8 +78,8 @@ def _action(
     made.add_argument("--workspace", required=True, type=Path, metavar="W", help="workspace folder")
     made.add_argument("--key", type=Path, metavar="FILE", help="pseudonym key (default: W/private/pseudonym.key)")
     made.add_argument("--ledger", type=Path, metavar="FILE", help="consent ledger (default: W/private/consent.jsonl)")
-    form = "what an identifier is: a DICOM Patient ID, or a value of the array 'patients' (default dicom)"
-    made.add_argument("--form", choices=("dicom", "arrays"), default="dicom", help=form)
+    form = "what an identifier is: a DICOM Patient ID, or a value of the array 'patients' (default: as W's Collections are, else dicom)"
+    made.add_argument("--form", choices=("dicom", "arrays"), help=form)
     debug_argument(made)
     made.set_defaults(command=command)
     return made
@@ -99,6 +103,16 @@ class _Workplace:
         fresh = make_key and not (collections.is_dir() and any(collections.iterdir()))
         self.names = pseudonyms.load(key) if fresh else pseudonyms.existing(key)
         self.ledger: Path = arguments.ledger or ledger.place(self.workspace)
+        self.form: Form = arguments.form or self._form()
+
+    def _form(self) -> Form:
+        """As the workspace's Collections are: a pseudonym of the other kind would be of nobody, and a withdrawal without effect."""
+        from medpipe import lineage
+
+        found = {str(facts.get("form")) for _, facts in lineage.facts(self.workspace, "collection")}
+        if {"dicom", "arrays"} <= found:
+            raise InputError("the workspace holds Collections of DICOM and of arrays: say with --form what the identifiers are")
+        return "arrays" if "arrays" in found else "dicom"
 
     def patients(self, arguments: argparse.Namespace) -> list[str]:
         """Return the pseudonyms of the patients named, in their order."""
@@ -106,7 +120,7 @@ class _Workplace:
 
         named = permissions.pseudonyms(arguments.pseudonyms)
         if arguments.patients is not None:
-            named += permissions.listed(_text(arguments.patients), self.names, arguments.form)
+            named += permissions.listed(_text(arguments.patients), self.names, self.form)
         return list(dict.fromkeys(named))
 
 
@@ -145,7 +159,7 @@ def import_table(arguments: argparse.Namespace) -> int:
     from medpipe.deid import permissions
 
     at = _Workplace(arguments, make_key=True)
-    return _recorded(at, permissions.table(arguments.table, at.names, arguments.form))
+    return _recorded(at, permissions.table(arguments.table, at.names, at.form))
 
 
 def _recorded(at: _Workplace, entries: list[Entry]) -> int:
@@ -198,7 +212,7 @@ def verify(arguments: argparse.Namespace) -> int:
     consent.unbroken_since(arguments.workspace, book)
     if book is None:
         raise RecordError(f"there is no consent ledger at {path}: make one with 'medpipe consent import'")
-    records = sum("head" in facts for _, facts in lineage.said_of_consent(arguments.workspace))
+    records = sum("head" in (facts.get("consent") or {}) for _, facts in lineage.facts(arguments.workspace, "collection", "release"))
     _say(f"{len(book.entries)} entries, whole; {records} records of the workspace were made under it\nhead {book.head}")
     print(path)
     return 0

@@ -141,8 +141,8 @@ def unbroken(book: Ledger | None, facts: Mapping[str, Any] | None, record: Path)
 
 def unbroken_since(workspace: Path, book: Ledger | None) -> None:
     """Raise RecordError where the ledger is not the one, gone on with, that any Collection or Release of the workspace was made under."""
-    for path, facts in lineage.said_of_consent(workspace):
-        unbroken(book, facts, path)
+    for path, facts in lineage.facts(workspace, "collection", "release"):
+        unbroken(book, facts.get("consent"), path)
 
 
 def _asked(settings: ConsentSettings, facts: Mapping[str, Any] | None) -> bool:

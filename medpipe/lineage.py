@@ -114,16 +114,16 @@ def _node(role: str, folder: Path) -> Node:
         return Node(folder, role, "", {}, doubt="altered")
 
 
-def said_of_consent(workspace: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield what each finished Collection and Release of a workspace says of consent; their payloads are not looked at."""
-    for role in ("collection", "release"):
+def facts(workspace: Path, *roles: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the facts of each finished record of these kinds in a workspace; payloads are not looked at."""
+    for role in roles:
         for path in sorted((workspace / role).glob(f"*/{records.RECORD}")):
             try:
-                facts = json.loads(path.read_text())["facts"].get("consent")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                found = json.loads(path.read_text())["facts"]
+            except (OSError, ValueError, KeyError, TypeError):
                 continue  # opening the record will say what is wrong with it
-            if isinstance(facts, dict) and not path.parent.is_symlink():
-                yield path.parent, facts
+            if isinstance(found, dict) and not path.parent.is_symlink():
+                yield path.parent, found
 
 
 def descent(found: Sequence[Node], wanted: Collection[str]) -> list[Node]:

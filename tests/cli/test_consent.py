@@ -336,6 +336,24 @@ def test_a_wrong_command_is_status_2_in_one_sentence(
     assert files(finished_hospital.workspace) == before
 
 
+def test_identifiers_are_read_as_the_workspaces_collections_are(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = pseudonym(hospital, capsys, monkeypatch)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{WITHDREW}\n"))
+    done = ran(capsys, "withdraw", "--patients", "-", "--workspace", hospital.workspace)
+    assert f"dataset/{hospital.the('dataset').name}" in done.err
+    book = ledger.load(ledger.place(hospital.workspace))
+    assert book is not None
+    assert book.withdrawn == {wanted}
+    record = hospital.the("collection") / records.RECORD
+    other = hospital.workspace / "collection" / "other" / records.RECORD
+    other.parent.mkdir()
+    other.write_text(json.dumps({"facts": {**json.loads(read(record))["facts"], "form": "dicom"}}))
+    done = ran(capsys, "consent", "show", "--patients", "-", "--workspace", hospital.workspace)
+    assert (done.status, "--form" in done.err) == (2, True)
+
+
 def test_a_withdrawal_needs_the_workspace_and_its_key(capsys: pytest.CaptureFixture[str], tmp_path: Path, hospital: Hospital) -> None:
     done = ran(capsys, "withdraw", NOBODY, "--workspace", tmp_path / "nowhere")
     assert done.status == 2

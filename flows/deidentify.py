@@ -13,7 +13,7 @@ from tasks import stages
 
 @flow(name="deidentify", flow_run_name="deidentify {recipe.name}", persist_result=False)
 @spoken
-def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None = None) -> Path:
+def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None = None, ledger_file: Path | None = None) -> Path:
     """Make (or find) the Collection of a source: its images without what identifies a patient.
 
     Args:
@@ -22,5 +22,6 @@ def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | N
         recipe: Every setting of the run; the sentence under a field says what it does.
         key_file: File of the pseudonym key on the worker's machine, made where absent; empty keeps it in the workspace. A path,
             never the key.
+        ledger_file: File of the consent ledger on the worker's machine; empty means that of the workspace.
     """
-    return stages.deidentify(source, workspace, recipe, key_file)
+    return stages.deidentify(source, workspace, recipe, key_file, ledger_file)

@@ -34,6 +34,7 @@ def refresh_cohort(
     recipe: Recipe,
     key_file: Path | None = None,
     signing_key_file: Path | None = None,
+    ledger_file: Path | None = None,
     dry_run: bool = False,
 ) -> Path | State[None]:
     """Make a released synthetic cohort from a source, or find that nothing is new; a gate that says no releases nothing.
@@ -45,18 +46,19 @@ def refresh_cohort(
         key_file: File of the pseudonym key on the worker's machine, made where absent; empty keeps it in the workspace. A path,
             never the key.
         signing_key_file: File of the release signing key, made where absent; empty keeps it in the workspace. A path, never the key.
+        ledger_file: File of the consent ledger on the worker's machine; empty means that of the workspace.
         dry_run: Check everything and show the plan, but make nothing.
     """
-    stages.plan(source, workspace, recipe, key_file, signing_key_file)
+    stages.plan(source, workspace, recipe, key_file, signing_key_file, ledger_file)
     if dry_run:
         return Completed(name="Planned", message="The plan is an artifact of this run; nothing was made.")
     with workers(recipe.compute):
-        collection = deidentify(source, workspace, recipe, key_file)
+        collection = deidentify(source, workspace, recipe, key_file, ledger_file)
         dataset = preprocess(collection, workspace, recipe)
-        checkpoint = train(dataset, workspace, recipe)
+        checkpoint = train(dataset, workspace, recipe, ledger_file)
         cohort = generate(checkpoint, workspace, recipe)
         report = validate(cohort, dataset, workspace, recipe)
-        return release(cohort, report, workspace, recipe, signing_key_file)
+        return release(cohort, report, workspace, recipe, signing_key_file, ledger_file)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,7 +73,8 @@ def _run(asked: argparse.Namespace) -> int:
     from medpipe.cli_show import console, ending, verdicts  # it brings torch, which a deployment does without
 
     recipe = recipe_from(asked)
-    state = refresh_cohort(asked.source, asked.out, recipe, asked.key, asked.signing_key, asked.dry_run, return_state=True)
+    files = asked.key, asked.signing_key, asked.ledger
+    state = refresh_cohort(asked.source, asked.out, recipe, *files, asked.dry_run, return_state=True)
     made = state.result(raise_on_failure=False)
     if isinstance(made, Path):
         ending(records.load(made, "Release"), asked.out)

@@ -13,7 +13,14 @@ from tasks import stages
 
 @flow(name="release", flow_run_name="release {recipe.name}", persist_result=False)
 @spoken
-def release(cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing_key_file: Path | None = None) -> Path:
+def release(
+    cohort: Path,
+    report: Path,
+    workspace: Path,
+    recipe: Recipe,
+    signing_key_file: Path | None = None,
+    ledger_file: Path | None = None,
+) -> Path:
     """Make (or find) the Release of a Cohort whose Report passed: the signed folder that may be shared.
 
     Args:
@@ -23,5 +30,6 @@ def release(cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing
         recipe: Every setting of the run; the sentence under a field says what it does.
         signing_key_file: File of the release signing key, made where absent; empty keeps it in the workspace. A path, never the
             key.
+        ledger_file: File of the consent ledger on the worker's machine; empty means that of the workspace.
     """
-    return stages.release(cohort, report, workspace, recipe, signing_key_file)
+    return stages.release(cohort, report, workspace, recipe, signing_key_file, ledger_file)

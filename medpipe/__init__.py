@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from medpipe.records import Record
     from medpipe.records import load as load_record
     from medpipe.release.release import release
+    from medpipe.withdrawal import withdraw
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "run",
     "train",
     "validate",
+    "withdraw",
 ]
 
 _HOMES = {
@@ -74,6 +76,7 @@ _HOMES = {
     "run": "medpipe.chain",
     "train": "medpipe.diffusion.train",
     "validate": "medpipe.gates.validate",
+    "withdraw": "medpipe.withdrawal",
 }
 
 

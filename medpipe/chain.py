@@ -11,7 +11,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from medpipe import ledger as ledgers
 from medpipe.cohort import generate as generate_
+from medpipe.consent import unbroken_since
 from medpipe.deid import deidentify as deidentify_
 from medpipe.deid.earlier import newest
 from medpipe.diffusion import train as train_
@@ -26,18 +28,25 @@ from medpipe.release import release as release_
 
 @dataclass(frozen=True)
 class Keys:
-    """Files of the two secrets: one makes pseudonyms, one signs releases. Made with mode 0600 where absent."""
+    """Files of the two secrets, made with mode 0600 where absent: one makes pseudonyms, one signs releases. And the consent ledger."""
 
     pseudonym: Path
     signing: Path
+    ledger: Path | None = None
+    """Consent ledger; none means that of the workspace."""
 
 
-def key_files(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None) -> Keys:
-    """Return where a workspace's key files are, given or its own; nothing is checked: a release needs no pseudonym key."""
-    return Keys(pseudonym or workspace / "private" / "pseudonym.key", signing or workspace / "private" / "signing.key")
+def key_files(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None, ledger: Path | None = None) -> Keys:
+    """Return where a workspace's key files are, given or its own; no key is checked: a release needs no pseudonym key.
+
+    Raises InputError where the ledger that was given is not there.
+    """
+    private = workspace / "private"
+    book = ledgers.named(ledger) or ledgers.place(workspace)
+    return Keys(pseudonym or private / "pseudonym.key", signing or private / "signing.key", book)
 
 
-def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None) -> Keys:
+def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = None, ledger: Path | None = None) -> Keys:
     """Return the key files of a workspace: those given, else `<workspace>/private/`.
 
     Raises InputError when the pseudonym key is gone although the workspace holds Collections made with it: a new key
@@ -45,7 +54,7 @@ def keys(workspace: Path, pseudonym: Path | None = None, signing: Path | None = 
     """
     if file := next((place for place in (workspace, *workspace.parents) if place.is_file()), None):
         raise InputError(f"the workspace {workspace} cannot be a folder, for {file} is a file: give a folder, existing or new")
-    found = key_files(workspace, pseudonym, signing)
+    found = key_files(workspace, pseudonym, signing, ledger)
     collections = workspace / "collection"
     if not found.pseudonym.exists() and collections.is_dir() and any(collections.iterdir()):
         raise InputError(
@@ -65,10 +74,14 @@ def deidentify(
     workspace: Path, source: Path, recipe: Recipe, keys: Keys, executor: Executor | None = None, progress: Progress = silent
 ) -> Record:
     """Make (or find) the Collection of `source` in `workspace`; what an earlier one there holds already is taken from it."""
-    wanted = deidentify_.made_from(source, recipe, key_file=keys.pseudonym)
+    key, book = keys.pseudonym, keys.ledger or ledgers.place(workspace)
+    unbroken_since(workspace, ledgers.load(book))
+    wanted = deidentify_.made_from(source, recipe, key_file=key, ledger_file=book, executor=executor)
     place = wanted.place(workspace)
     before = newest(place.parent, wanted)
-    return deidentify_.deidentify(source, place, recipe, key_file=keys.pseudonym, earlier=before, executor=executor, progress=progress)
+    return deidentify_.deidentify(
+        source, place, recipe, key_file=key, ledger_file=book, earlier=before, executor=executor, progress=progress
+    )
 
 
 def preprocess(workspace: Path, collection: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:
@@ -77,10 +90,10 @@ def preprocess(workspace: Path, collection: Path, recipe: Recipe, executor: Exec
     return preprocess_.preprocess(collection, place, recipe, executor=executor, progress=progress)
 
 
-def train(workspace: Path, dataset: Path, recipe: Recipe, progress: Progress = silent) -> Record:
+def train(workspace: Path, dataset: Path, recipe: Recipe, progress: Progress = silent, ledger: Path | None = None) -> Record:
     """Make (or find) the Checkpoint trained on `dataset` in `workspace`."""
     place = train_.made_from(dataset, recipe).place(workspace)
-    return train_.train(dataset, place, recipe, progress=progress)
+    return train_.train(dataset, place, recipe, ledger_file=ledger or ledgers.place(workspace), progress=progress)
 
 
 def generate(workspace: Path, checkpoint: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:
@@ -100,10 +113,12 @@ def validate(
 def release(workspace: Path, cohort: Path, report: Path, recipe: Recipe, keys: Keys, progress: Progress = silent) -> Record:
     """Make (or find) the Release of `cohort` in `workspace` and point `release/current` at it.
 
-    Raises GateFailed, and leaves `current` where it was, when the Report did not pass.
+    Raises GateFailed, and leaves `current` where it was, when the Report did not pass; ConsentError likewise where a patient
+    behind the Cohort may not be used.
     """
+    book = keys.ledger or ledgers.place(workspace)
     place = release_.made_from(cohort, report, recipe, key_file=keys.signing).place(workspace)
-    made = release_.release(cohort, report, place, recipe, key_file=keys.signing, progress=progress)
+    made = release_.release(cohort, report, place, recipe, key_file=keys.signing, ledger_file=book, progress=progress)
     _point(place.parent / "current", place.name)
     return made
 
@@ -124,7 +139,7 @@ def run(
     """Run the whole chain in this process and return the Release; raises GateFailed with the Report's path."""
     collection = deidentify(workspace, source, recipe, keys, executor, progress)
     dataset = preprocess(workspace, collection.path, recipe, executor, progress)
-    checkpoint = train(workspace, dataset.path, recipe, progress)
+    checkpoint = train(workspace, dataset.path, recipe, progress, keys.ledger)
     cohort = generate(workspace, checkpoint.path, recipe, executor, progress)
     report = validate(workspace, cohort.path, dataset.path, recipe, executor, progress)
     return release(workspace, cohort.path, report.path, recipe, keys, progress)

@@ -1,7 +1,7 @@
 """The console script `medpipe`: parse, call one function, print the path of what it made.
 
 The last line on stdout is the path of the record; everything for a person goes to stderr. Exit status: 0 done,
-1 something failed, 2 wrong input, 3 a gate said no, 130 stopped by the person.
+1 something failed, 2 wrong input, 3 a gate said no or consent is missing, 130 stopped by the person.
 
 `python -m flows.refresh` takes the same flags: it calls `run_arguments(parser)` and `recipe_from(namespace)`, runs
 under `guarded(work, debug)`, and ends with `ending(release, workspace)`, all four to be had from here.
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medpipe import cli_consent
 from medpipe import cli_verbs as verbs
 from medpipe.cli_errors import guarded
 from medpipe.cli_flags import SETTINGS_FLAGS, Parser, as_flags, debug_argument, recipe_from, run_arguments, settings_arguments
@@ -37,7 +38,8 @@ FIRST = """Begin with
   medpipe recipe --list                          the recipes that medpipe carries
   medpipe run --recipe NAME --source PATH --out WORKSPACE --dry-run
 
-Exit status: 0 done · 1 something failed · 2 wrong input · 3 a gate said no. The last line on stdout is the path made.
+Exit status: 0 done · 1 something failed · 2 wrong input · 3 a gate said no, or consent is missing.
+The last line on stdout is the path made.
 """
 Command = Callable[[argparse.Namespace], int]
 
@@ -81,16 +83,19 @@ def parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed is another hospital (default 0)")
 
     images = "make a Collection of DICOM files or an .npz"
-    _verb(commands, "deidentify", verbs.deidentify, images, ("source",), ("source", "deid", "compute"))
+    _verb(commands, "deidentify", verbs.deidentify, images, ("source",), ("source", "deid", "consent", "compute"))
     _verb(commands, "preprocess", verbs.preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
-    _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "compute"))
+    _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "consent", "compute"))
     _verb(commands, "generate", verbs.generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
     _verb(commands, "validate", verbs.validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
-    _verb(commands, "release", verbs.release, "write the shareable folder of a Cohort that passed", ("cohort", "report"), ("release",))
+    shared = "write the shareable folder of a Cohort that passed"
+    _verb(commands, "release", verbs.release, shared, ("cohort", "report"), ("release", "consent"))
 
     verify = _command(commands, "verify", verbs.verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
     verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
     verify.add_argument("--public-key", type=Path, metavar="FILE", help="key that must have signed the release")
+
+    cli_consent.commands(commands)
 
     recipe = _command(commands, "recipe", verbs.recipe, "print the resolved recipe as YAML", "[--recipe NAME|FILE] [--list]")
     recipe.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
@@ -136,6 +141,9 @@ def _verb(
     if keyed:
         secret = "pseudonym" if name == "deidentify" else "signing"
         verb.add_argument("--key", required=True, type=Path, metavar="FILE", help=f"{secret} key, made where absent")
+    if name in ("deidentify", "train", "release"):
+        default = "beside the key" if name == "deidentify" else "of the workspace"
+        verb.add_argument("--ledger", type=Path, metavar="FILE", help=f"consent ledger (default: consent.jsonl {default}, if it is there)")
     verb.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(verb, shown=sections)
 
@@ -166,7 +174,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if not (arguments.source / phantom.TABLE).exists():  # it is moved to its place when it is whole
         with verbs.workers(recipe_from(arguments)) as (executor, progress):
             phantom.write(arguments.source, progress=progress, executor=executor)
-    arguments.out, arguments.key, arguments.signing_key = workspace, None, None
+    arguments.out, arguments.key, arguments.signing_key, arguments.ledger = workspace, None, None, None
     return _run(arguments)
 
 
@@ -178,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from medpipe.plan import plan
 
     workspace: Path = arguments.out
-    keys = chain.keys(workspace, arguments.key, arguments.signing_key)
+    keys = chain.keys(workspace, arguments.key, arguments.signing_key, arguments.ledger)
     if arguments.dry_run:
         cli_show.console().print(cli_show.plan(plan(arguments.source, workspace, recipe, keys), workspace))
         return 0
@@ -197,7 +205,7 @@ def _through_prefect(arguments: argparse.Namespace) -> int:
     """Start the flow as a process with the same flags: the library never imports Prefect. Forwards its exit status."""
     command = [sys.executable, "-m", "flows.refresh", "--recipe", str(arguments.recipe)]
     command += ["--source", str(arguments.source), "--out", str(arguments.out), *as_flags(arguments)]
-    for flag, value in (("--key", arguments.key), ("--signing-key", arguments.signing_key)):
+    for flag, value in (("--key", arguments.key), ("--signing-key", arguments.signing_key), ("--ledger", arguments.ledger)):
         command += [] if value is None else [flag, str(value)]
     command += ["--debug"] if arguments.debug else []
     sys.stdout.flush()

@@ -1,7 +1,8 @@
 """Errors as a person meets them at the command line: one sentence on stderr and an exit status, no traceback.
 
-0 done · 1 something failed · 2 wrong input · 3 a gate said no · 130 stopped by the person. What is not ours to word (a
-library's message, a path inside the source) may hold a patient's value and is therefore not shown, only its kind.
+0 done · 1 something failed · 2 wrong input · 3 a gate said no or consent is missing · 130 stopped by the person. What
+is not ours to word (a library's message, a path inside the source) may hold a patient's value and is therefore not
+shown, only its kind.
 """
 
 from __future__ import annotations

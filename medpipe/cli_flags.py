@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what names a run: recipe, source, workspace, keys, `--dry-run`, `--debug` and every setting.
 
-    The namespace then has `recipe`, `source`, `out`, `key`, `signing_key` (None: kept in the workspace), `dry_run`,
-    `debug` and what `recipe_from` reads.
+    The namespace then has `recipe`, `source`, `out`, `key`, `signing_key`, `ledger` (None: kept in the workspace),
+    `dry_run`, `debug` and what `recipe_from` reads.
     """
     parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe by name (medpipe recipe --list) or a YAML file")
     parser.add_argument("--source", required=True, type=Path, metavar="PATH", help="folder of DICOM files, or an .npz file of arrays")
@@ -57,9 +57,10 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def key_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--key` and `--signing-key`: the files of the two secrets of a workspace."""
+    """Add `--key` and `--signing-key`, the files of the two secrets of a workspace, and `--ledger`."""
     parser.add_argument("--key", type=Path, metavar="FILE", help="pseudonym key, made where absent (default: WORKSPACE/private)")
     parser.add_argument("--signing-key", type=Path, metavar="FILE", help="signing key, made where absent (default: WORKSPACE/private)")
+    parser.add_argument("--ledger", type=Path, metavar="FILE", help="consent ledger (default: consent.jsonl in WORKSPACE/private)")
 
 
 def debug_argument(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from medpipe.records import Record
 if TYPE_CHECKING:  # they bring torch, which a list of recipes does without
     from medpipe.plan import Step
     from medpipe.verify import Link
+    from medpipe.withdrawal import Withdrawal
 
 _STATES = {"intact": "green", "altered": "bold red", "not here": "yellow"}
 _STEPS = {"done": "green", "goes on": "yellow", "to do": "bold", "waits": "dim"}
@@ -79,6 +80,19 @@ def links(found: Sequence[Link]) -> Table:
     for link in found:
         told = [*link.problems, *link.notes]
         table.add_row(link.what, f"[{_STATES[link.state]}]{link.state}[/]", "; ".join(told[:4]) + _more(len(told) - 4))
+    return table
+
+
+def descent(done: Withdrawal, workspace: Path) -> Table:
+    """What descends from patients who withdrew."""
+    table = Table(title="Descends from the patients who withdrew", title_justify="left")
+    for name in ("record", "place", "note"):
+        table.add_column(name)
+    for node in done.descent:
+        place = str(node.path.relative_to(workspace))
+        table.add_row(node.noun.capitalize(), place, f"it may: {node.doubt}" if node.doubt else "")
+    if not done.descent:
+        table.add_row("nothing", "", "no record of the workspace holds them")
     return table
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from medpipe import recipe as recipes
 from medpipe.cli_flags import recipe_from
 from medpipe.errors import GateFailed, InputError, RecordError
+from medpipe.ledger import named
 from medpipe.progress import Progress, bars
 from medpipe.recipe import Recipe
 from medpipe.records import Record
@@ -63,7 +64,8 @@ def deidentify(arguments: argparse.Namespace) -> int:
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
         place = arguments.source, arguments.out, recipe
-        return done(deidentify(*place, key_file=arguments.key, earlier=arguments.earlier, executor=executor, progress=progress))
+        files = {"key_file": arguments.key, "ledger_file": named(arguments.ledger), "earlier": arguments.earlier}
+        return done(deidentify(*place, **files, executor=executor, progress=progress))
 
 
 def preprocess(arguments: argparse.Namespace) -> int:
@@ -81,7 +83,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with bars() as progress:
-        return done(train(arguments.dataset, arguments.out, recipe, progress=progress))
+        return done(train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress))
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -111,7 +113,8 @@ def release(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with bars() as progress:
-        return done(release(arguments.cohort, arguments.report, arguments.out, recipe, key_file=arguments.key, progress=progress))
+        files = {"key_file": arguments.key, "ledger_file": named(arguments.ledger)}
+        return done(release(arguments.cohort, arguments.report, arguments.out, recipe, **files, progress=progress))
 
 
 def verify(arguments: argparse.Namespace) -> int:

@@ -36,6 +36,8 @@ class PrivacyError(MedpipeError):
 class ConsentError(MedpipeError):
     """There is no permission on record for this use, or it was withdrawn."""
 
+    exit_status = 3
+
 
 class RecordError(MedpipeError):
     """A record is missing, was altered, or was made from something else."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from medpipe import records
+from medpipe import ledger, records
 from medpipe.chain import Keys
 from medpipe.cohort import generate
 from medpipe.deid import deidentify
@@ -39,7 +39,8 @@ def plan(source: Path, workspace: Path, recipe: Recipe, keys: Keys) -> list[Step
     if not source.exists():
         raise InputError(f"there is no source at {source}: give a folder of DICOM files, or an .npz file of arrays")
     place, key = workspace, keys.signing
-    read = partial(deidentify.made_from, source, recipe, key_file=keys.pseudonym)
+    book = keys.ledger or ledger.place(workspace)
+    read = partial(deidentify.made_from, source, recipe, key_file=keys.pseudonym, ledger_file=book)
     collection, one = _step("deidentify", "Collection", place, read, secret=keys.pseudonym)
     dataset, two = _step("preprocess", "Dataset", place, lambda path: preprocess.made_from(path, recipe), collection)
     checkpoint, three = _step("train", "Checkpoint", place, lambda path: train.made_from(path, recipe), dataset)

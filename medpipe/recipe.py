@@ -17,6 +17,7 @@ from medpipe.errors import InputError
 from medpipe.settings import (
     CohortSettings,
     ComputeSettings,
+    ConsentSettings,
     DeidSettings,
     GatesSettings,
     ImagesSettings,
@@ -37,6 +38,7 @@ class Recipe(Section):
     """Root of every random choice."""
     source: SourceSettings = SourceSettings()
     deid: DeidSettings = DeidSettings()
+    consent: ConsentSettings = ConsentSettings()
     images: ImagesSettings = ImagesSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
@@ -62,6 +64,8 @@ class Recipe(Section):
             raise ValueError("source.table and source.label are for DICOM: arrays carry their own labels")
         if self.source.form == "dicom" and images.split != "patient":
             raise ValueError("images.split must be 'patient' for DICOM")
+        if (self.consent.purpose == "disease") != bool(self.consent.diseases):
+            raise ValueError("consent.diseases goes with consent.purpose 'disease', and that with it: give both or neither")
         if images.percentile_low >= images.percentile_high:
             raise ValueError("images.percentile_low must be below images.percentile_high")
         return self
@@ -71,7 +75,7 @@ class Recipe(Section):
         return self.model_dump(mode="json", include=set(sections))
 
 
-SECTIONS: tuple[str, ...] = ("source", "deid", "images", "model", "train", "cohort", "gates", "release", "compute")
+SECTIONS: tuple[str, ...] = ("source", "deid", "consent", "images", "model", "train", "cohort", "gates", "release", "compute")
 
 
 def names() -> list[str]:

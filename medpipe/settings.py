@@ -61,6 +61,21 @@ class DeidSettings(Section):
     """Largest share of the instances that may be quarantined before the run ends in an error."""
 
 
+class ConsentSettings(Section):
+    """Whose images may be used, and for what: permissions are asked of the consent ledger."""
+
+    check: Literal["off", "ledger"] = "off"
+    """Do not ask (the evidence says so), or use only patients whose permission is in the consent ledger; withdrawals always count."""
+    purpose: Literal["general", "health", "disease", "ancestry"] = "general"
+    """What the release is for: any research, health research, research on the diseases named, or on population origins."""
+    diseases: list[Annotated[str, Field(pattern=r"^[A-Z]{2,10}:[A-Za-z0-9.]{1,20}$")]] = []
+    """Codes of the diseases where the purpose is disease, such as MONDO:0005148; a permission for diseases (DS) must name all of them."""
+    conditions: list[Literal["COL", "GS", "IRB", "IS", "NCU", "NPOA", "NPU", "NPUNCU", "PS", "PUB", "RS", "RTN", "US"]] = []
+    """Conditions (GA4GH DUO) that a person decided this use keeps; a permission under any other condition is none."""
+    denied_max: Fraction = 1.0
+    """Largest share of the source's patients that may be without permission before the run ends in an error."""
+
+
 class ImagesSettings(Section):
     """From instances to model-ready images."""
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from medpipe import records
 from medpipe.errors import InputError, RecordError
+from medpipe.lineage import NOUNS, holder, inputs
 from medpipe.records import Record
 from medpipe.release import folder as folders
 from medpipe.release import sign
 
 State = Literal["intact", "altered", "not here"]
-NOUNS = ("collection", "dataset", "checkpoint", "cohort", "report", "release")
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class _Chain:
         missing_links: dict[Path, Link] = {}
         if record is not None:
             self.records[path] = record
-            for role, content in _inputs(record).items():
-                place, spoilt = _holder(path, role, content)
+            for role, content in inputs(record).items():
+                place, spoilt = holder(path, role, content)
                 if place is not None:
                     above.append(place)
                     continue
@@ -106,7 +105,7 @@ class _Chain:
         problems = []
         if top.noun == "Release" and report and report.made_from["inputs"].get("cohort") != top.made_from["inputs"].get("cohort"):
             problems.append("its Report is about another Cohort than the one released")
-        if report and cohort and checkpoint and _inputs(report).get("dataset") != _inputs(checkpoint).get("dataset"):
+        if report and cohort and checkpoint and inputs(report).get("dataset") != inputs(checkpoint).get("dataset"):
             problems.append("the Report was judged against another Dataset than the Checkpoint was trained on")
         if problems:
             link = self.links[top.path]
@@ -150,33 +149,6 @@ def _written(text: Any) -> bytes:
 def _noun(path: Path) -> str | None:
     """Guess the noun of a record whose record.json cannot be trusted, by the folder that it lies in."""
     return path.parent.name.capitalize() if path.parent.name in NOUNS else None
-
-
-def _inputs(record: Record) -> dict[str, str]:
-    inputs: Mapping[str, Any] = record.made_from.get("inputs", {})
-    return {role: str(content) for role, content in inputs.items() if role in NOUNS}
-
-
-def _holder(path: Path, role: str, content: str) -> tuple[Path | None, list[Path]]:
-    """Find the record with `content` in the workspace or beside `path`; and the records there that cannot say what they hold."""
-    spoilt = []
-    for candidate in _candidates(path, role):
-        try:
-            text = json.loads((candidate / records.RECORD).read_text())
-            if text["noun"] == role.capitalize() and text["content"] == content:
-                return candidate, []
-            broken = text["seal"] != records.digest({name: value for name, value in text.items() if name != "seal"})
-        except (OSError, ValueError, KeyError, TypeError):
-            broken = True
-        if broken and candidate.parent.name == role:
-            spoilt.append(candidate)
-    return None, spoilt
-
-
-def _candidates(path: Path, role: str) -> Iterator[Path]:
-    """Records under `<workspace>/<noun>/`, then those that lie beside this one: verbs may be given any folder."""
-    yield from (place.parent for place in sorted((path.parent.parent / role).glob(f"*/{records.RECORD}")) if not place.parent.is_symlink())
-    yield from (place.parent for place in sorted(path.parent.glob(f"*/{records.RECORD}")) if not place.parent.is_symlink())
 
 
 def _folder_link(folder: Path, public_key: Path | None, record: Record | None) -> Link:

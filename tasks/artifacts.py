@@ -19,6 +19,7 @@ from medpipe.records import Record
 
 if TYPE_CHECKING:
     from medpipe.plan import Step
+    from medpipe.withdrawal import Withdrawal
 
 PICTURE_BYTES = 90_000
 
@@ -45,6 +46,7 @@ def collection(record: Record) -> None:
     facts = record.facts
     rows = [{"Instances": "kept", "Count": facts["instances"]}]
     rows += [{"Instances": f"quarantined: {reason}", "Count": count} for reason, count in facts["quarantined"].items()]
+    rows += [{"Instances": f"set aside: {reason}", "Count": count} for reason, count in facts["set_aside"].items()]
     create_table_artifact(rows, key="collection", description=f"De-identified instances of {facts['patients']:,} patients")
 
 
@@ -108,6 +110,14 @@ def release(record: Record) -> None:
         key="release",
         description="The folder that may be shared",
     )
+
+
+def withdrawal(done: Withdrawal, workspace: Path) -> None:
+    """Show what descends from the patients who withdrew, by kind and place; of the patients only how many withdrawals are new."""
+    rows = [{"Record": node.noun, "Place": str(node.path.relative_to(workspace)), "Note": node.doubt} for node in done.descent]
+    recalled = f"{len(done.recall)} releases that are out already descend from them"
+    pointer = "; release/current led to one of them and was taken away" if done.current_taken_away else ""
+    create_table_artifact(rows, key="withdrawal", description=f"{done.recorded} withdrawals recorded; {recalled}{pointer}")
 
 
 def _row(verdict: Mapping[str, Any]) -> dict[str, Any]:

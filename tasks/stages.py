@@ -45,13 +45,15 @@ def stage(name: str, timeout_h: float, tags: tuple[str, ...] = ()) -> Callable[[
 
 
 @stage("plan", timeout_h=1)
-def plan(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, signing_key_file: Path | None) -> None:
+def plan(
+    source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, signing_key_file: Path | None, ledger_file: Path | None = None
+) -> None:
     """Check what was given and show what a run does; nothing is made."""
     from medpipe import chain
     from medpipe.plan import plan as steps_of
 
     with worded():
-        steps = steps_of(source, workspace, recipe, chain.keys(workspace, key_file, signing_key_file))
+        steps = steps_of(source, workspace, recipe, chain.keys(workspace, key_file, signing_key_file, ledger_file))
         artifacts.plan(steps, workspace, recipe.name)
 
 
@@ -65,12 +67,13 @@ def phantom_hospital(folder: Path, compute: ComputeSettings) -> Path:
 
 
 @stage("deidentify", timeout_h=48)
-def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None) -> Path:
+def deidentify(source: Path, workspace: Path, recipe: Recipe, key_file: Path | None, ledger_file: Path | None = None) -> Path:
     """Make (or find) the Collection of a source."""
     from medpipe import chain
 
     with worded(), workers(recipe.compute) as executor, progress_artifacts("deidentify") as progress:
-        record = chain.deidentify(workspace, source, recipe, chain.keys(workspace, key_file), executor, progress)
+        keys = chain.keys(workspace, key_file, ledger=ledger_file)
+        record = chain.deidentify(workspace, source, recipe, keys, executor, progress)
         artifacts.collection(record)
     return _told(record)
 
@@ -87,12 +90,12 @@ def preprocess(collection: Path, workspace: Path, recipe: Recipe) -> Path:
 
 
 @stage("train", timeout_h=24 * 14, tags=("device",))
-def train(dataset: Path, workspace: Path, recipe: Recipe) -> Path:
+def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | None = None) -> Path:
     """Make (or find) the Checkpoint trained on a Dataset."""
     from medpipe import chain
 
     with worded(), progress_artifacts("train") as progress:
-        record = chain.train(workspace, dataset, recipe, progress)
+        record = chain.train(workspace, dataset, recipe, progress, chain.key_files(workspace, ledger=ledger_file).ledger)
         artifacts.checkpoint(record)
     return _told(record)
 
@@ -120,14 +123,31 @@ def validate(cohort: Path, dataset: Path, workspace: Path, recipe: Recipe) -> Pa
 
 
 @stage("release", timeout_h=24)
-def release(cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing_key_file: Path | None) -> Path:
+def release(
+    cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing_key_file: Path | None, ledger_file: Path | None = None
+) -> Path:
     """Make (or find) the Release of a Cohort whose Report passed."""
     from medpipe import chain
 
     with worded(), progress_artifacts("release") as progress:
-        record = chain.release(workspace, cohort, report, recipe, chain.key_files(workspace, signing=signing_key_file), progress)
+        keys = chain.key_files(workspace, signing=signing_key_file, ledger=ledger_file)
+        record = chain.release(workspace, cohort, report, recipe, keys, progress)
         artifacts.release(record)
     return _told(record)
+
+
+@stage("withdraw", timeout_h=1)
+def withdraw(patients: list[str], workspace: Path, key_file: Path | None, ledger_file: Path | None) -> Path:
+    """Record that patients, named by pseudonym, withdrew; block and show what descends from them."""
+    from medpipe.deid import permissions, pseudonyms
+    from medpipe.ledger import named
+    from medpipe.withdrawal import withdraw as record
+
+    with worded():
+        key = pseudonyms.existing(key_file or workspace / "private" / "pseudonym.key")
+        done = record(workspace, permissions.pseudonyms(patients), key=key.key_id, ledger_file=named(ledger_file))
+        artifacts.withdrawal(done, workspace)
+    return done.ledger.path
 
 
 def _told(record: Record) -> Path:

@@ -67,7 +67,8 @@ def generate(checkpoint: Path, out: Path, recipe: Recipe, *, executor: Executor 
             made += shard.stop - shard.start
             progress("generate", made, total)
         store.consolidate(out)
-        return making.seal(_facts(model, recipe, time.monotonic() - begun))
+        facts = _facts(model, recipe, time.monotonic() - begun)
+        return making.seal(facts | {"consent": source.facts.get("consent")})
 
 
 def _prepare(source: Path, out: Path, recipe: Recipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the audit says that nothing was searched.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medpipe import store
+from medpipe.deid import consent
+from medpipe.deid.consent import Said, Standing
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.table import RESERVED, VALUES_MAX
 from medpipe.errors import InputError
@@ -28,20 +31,30 @@ from medpipe.sources.arrays import Layout
 SHARD_BYTES = 32 * 2**20
 
 
-def write(source: Path, out: Path, recipe: Recipe, names: Pseudonyms, progress: Progress) -> dict[str, Any]:
-    """Write the arrays' Collection under `out` and return its facts."""
+def people(source: Path, names: Pseudonyms) -> dict[str, Said]:
+    """Return the patients of the arrays, whose file says nothing of consent."""
+    return dict.fromkeys(_patients(source, arrays.layout(source), names), Said())
+
+
+def write(source: Path, out: Path, recipe: Recipe, names: Pseudonyms, standing: Standing, progress: Progress) -> dict[str, Any]:
+    """Write the arrays' Collection under `out`, without the rows of patients who may not be used, and return its facts."""
     layout = arrays.layout(source)
     rows = _rows(source, layout, recipe, names)
-    dtype, offset, factor = arrays.scaling(source, layout)
+    judged = standing.judged(rows["patient"])
+    used = np.array([judged[patient] is None for patient in rows["patient"]])
+    counts = Counter(str(consent.reason(why)) for patient in rows["patient"] if (why := judged[patient]) is not None)
+    rows = {name: [value for value, keep in zip(values, used, strict=True) if keep] for name, values in rows.items()}
+    images = rows["row"] = list(range(int(used.sum())))
+    dtype, offset, factor = arrays.scaling(source, layout, used)
     image_bytes = int(np.prod(layout.image_shape)) * np.dtype(dtype).itemsize
     shard = max(1, min(512, SHARD_BYTES // image_bytes))
-    store.create(out, layout.rows, layout.image_shape, dtype, shard=shard)
+    store.create(out, len(images), layout.image_shape, dtype, shard=shard)
     done = 0
-    for block in _blocks(arrays.images(source, layout), shard):
+    for block in _blocks(arrays.images(source, layout, used), shard):
         stored = block if block.dtype == dtype else np.rint((block.astype(np.float64) + offset) * factor).astype(dtype)
         store.write_shard(out, range(done, done + len(block)), stored)
         done += len(block)
-        progress("read arrays", done, layout.rows)
+        progress("read arrays", done, len(images))
     schema = pa.schema(
         [
             ("row", pa.int64()),
@@ -55,15 +68,16 @@ def write(source: Path, out: Path, recipe: Recipe, names: Pseudonyms, progress: 
         + [(name, pa.string()) for name in recipe.source.categorical]
     )
     pq.write_table(pa.Table.from_pydict(rows, schema=schema), out / "index.parquet")
-    write_json(out / "audit.json", {"images": layout.rows, "pixels searched for text": 0, "value_offset": offset, "value_factor": factor})
-    return _facts(layout, rows, recipe, dtype)
+    audit = {"images": layout.rows, "set_aside": dict(sorted(counts.items())), "pixels searched for text": 0}
+    write_json(out / "audit.json", audit | {"value_offset": offset, "value_factor": factor})
+    return _facts(layout, rows, recipe, dtype) | {"set_aside": audit["set_aside"], "consent": standing.facts(judged)}
 
 
 def _facts(layout: Layout, rows: dict[str, list[Any]], recipe: Recipe, dtype: str) -> dict[str, Any]:
     found = {label for label in rows["label"] if label is not None}
     return {
         "form": "arrays",
-        "instances": layout.rows,
+        "instances": len(rows["row"]),
         "patients": len(set(rows["patient"])),
         "quarantined": {},
         "set_aside": {},
@@ -76,7 +90,7 @@ def _facts(layout: Layout, rows: dict[str, list[Any]], recipe: Recipe, dtype: st
         "shape": list(layout.image_shape),
         "dtype": dtype,
         "patients_known": any(f"{prefix}patients" in layout.names for prefix, _, _ in layout.parts),
-        "splits": {split or "none": n for _, split, n in layout.parts},
+        "splits": {split or "none": rows["split"].count(split) for _, split, _ in layout.parts},
     }
 
 
@@ -84,14 +98,13 @@ def _rows(source: Path, layout: Layout, recipe: Recipe, names: Pseudonyms) -> di
     """Return the columns of the index. A row is known by its place, so that one file gives one set of pseudonyms."""
     labels = arrays.class_names(arrays.column(source, layout, "labels"), recipe.source.classes)
     order = arrays.column(source, layout, "source_index")
-    patients = arrays.column(source, layout, "patients")
-    places = [f"{prefix}{index}" for prefix, _, rows in layout.parts for index in range(rows)]
+    places = _places(layout)
     if order is not None and order.dtype.kind not in "ui":
         raise InputError(f"'source_index' is {order.dtype.name}: whole numbers are needed")
     out: dict[str, list[Any]] = {
         "row": list(range(layout.rows)),
         "instance": [f"I{names.alias('array row', place, 16)}" for place in places],
-        "patient": [names.patient(f"array {who}") for who in (places if patients is None else patients.tolist())],
+        "patient": _patients(source, layout, names),
         "split": [split for _, split, rows in layout.parts for _ in range(rows)],
         "order": list(range(layout.rows)) if order is None else [int(value) for value in order],
         "label": [None] * layout.rows if labels is None else list(labels),
@@ -99,6 +112,16 @@ def _rows(source: Path, layout: Layout, recipe: Recipe, names: Pseudonyms) -> di
     for name in (*recipe.source.continuous, *recipe.source.categorical):
         out[name] = _covariate(source, layout, name, continuous=name in recipe.source.continuous)
     return out
+
+
+def _places(layout: Layout) -> list[str]:
+    return [f"{prefix}{index}" for prefix, _, rows in layout.parts for index in range(rows)]
+
+
+def _patients(source: Path, layout: Layout, names: Pseudonyms) -> list[str]:
+    """Return the pseudonym of each row's patient; where the file names none, every row is one."""
+    patients = arrays.column(source, layout, "patients")
+    return [names.patient(consent.of_array(str(who))) for who in (_places(layout) if patients is None else patients.tolist())]
 
 
 def _covariate(source: Path, layout: Layout, name: str, *, continuous: bool) -> list[Any]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import medpipe
-from medpipe.deid import arrays, audit, intake, patient, profile, pseudonyms, table
+from medpipe import ledger
+from medpipe.deid import arrays, audit, consent, intake, patient, profile, pseudonyms, table
 from medpipe.deid.earlier import open_earlier
 from medpipe.deid.earlier import write as write_journal
 from medpipe.deid.intake import Sorted, Source
@@ -38,15 +39,18 @@ SCHEMA: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-def made_from(source: Path, recipe: Recipe, *, key_file: Path) -> MadeFrom:
-    """Say what the Collection of `source` is made from: the content of every file, the settings, and the key.
+def made_from(
+    source: Path, recipe: Recipe, *, key_file: Path, ledger_file: Path | None = None, executor: Executor | None = None
+) -> MadeFrom:
+    """Say what the Collection of `source` is made from: the content of every file, the settings, the key, and whom consent leaves out.
 
-    An unchanged folder is not read again: digests are remembered beside the key. Makes the key where there is none.
+    An unchanged folder is not read again: digests, and whose each file is, are remembered beside the key. Makes the key where
+    there is none.
     """
-    return _made_from(_look(source, recipe, key_file), recipe)
+    return _made_from(_look(source, recipe, key_file, ledger_file, executor), recipe)
 
 
-def _look(source: Path, recipe: Recipe, key_file: Path) -> Source:
+def _look(source: Path, recipe: Recipe, key_file: Path, ledger_file: Path | None, executor: Executor | None) -> Source:
     if recipe.source.form == "arrays":
         check_arrays(source)
     elif source.is_file():
@@ -57,14 +61,22 @@ def _look(source: Path, recipe: Recipe, key_file: Path) -> Source:
     digests = folder.digests(root, entries, cache, lambda name: names.alias("file", f"{place}\x1f{name}"))
     # A file of arrays is what it holds, whatever it is called; in a folder, names can be what a table refers to.
     fingerprint = digests[0] if source.is_file() else folder.fingerprint(entries, digests)
-    return Source(source, entries, digests, fingerprint, key_file, names)
+    book = consent.asked(recipe.consent, names, ledger_file or key_file.with_name(ledger.NAME))
+    seen = Source(source, entries, digests, fingerprint, key_file, names, consent.standing(recipe.consent, book, {}))
+    if recipe.consent.check == "off" and (book is None or not book.withdrawn):
+        return seen
+    if recipe.source.form == "arrays":
+        whose = arrays.people(source, names)
+    else:
+        whose = consent.people(intake.contents(seen, recipe.source), key_file, executor)
+    return replace(seen, standing=consent.standing(recipe.consent, book, whose))
 
 
 def _made_from(seen: Source, recipe: Recipe) -> MadeFrom:
     return MadeFrom(
         noun="Collection",
-        inputs={"source": seen.fingerprint, "key": seen.names.key_id},
-        settings=recipe.settings("source", "deid"),
+        inputs={"source": seen.fingerprint, "key": seen.names.key_id, **seen.standing.fingerprint},
+        settings=recipe.settings("source", "deid", "consent"),
         seed=0,
         code=medpipe.__version__,
     )
@@ -76,23 +88,25 @@ def deidentify(
     recipe: Recipe,
     *,
     key_file: Path,
+    ledger_file: Path | None = None,
     earlier: Path | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Record:
     """De-identify `source` into the Collection `out`; an interrupted run goes on, a finished one is returned.
 
-    `earlier` is a Collection of the same source, recipe and key: what has not changed since is taken from it, and the
-    result is the same as without it. Raises InputError where the source holds no image, or more than
-    `deid.quarantine_max` of its images were quarantined.
+    `ledger_file` is the consent ledger, that beside the key where none is given. `earlier` is a Collection of the same
+    source, recipe and key: what has not changed since is taken from it, and the result is the same as without it. Raises
+    InputError where the source holds no image, or more than `deid.quarantine_max` of its images were quarantined,
+    ConsentError where the images of no patient, or of too few, may be used.
     """
-    seen = _look(source, recipe, key_file)
+    seen = _look(source, recipe, key_file, ledger_file, executor)
     wanted = _made_from(seen, recipe)
     if record := finished(out, wanted):
         return record
     if recipe.source.form == "arrays":
         with making(out, wanted) as made:
-            return made.seal(arrays.write(source, made.path, recipe, seen.names, progress))
+            return made.seal(arrays.write(source, made.path, recipe, seen.names, seen.standing, progress))
     before = None if earlier is None else open_earlier(earlier, wanted)
     return _dicom(out, recipe, wanted, replace(seen, earlier=before), executor, progress)
 
@@ -184,4 +198,5 @@ def _written(
         "labelled": sum(row["label"] is not None for row in rows),
         "frames_blacked_out": actions["frames blacked out"],
         "profile": profile.edition(),
+        "consent": source.standing.facts(sorted_out.judged),
     }

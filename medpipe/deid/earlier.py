@@ -89,8 +89,13 @@ def open_earlier(path: Path, wanted: MadeFrom) -> Earlier | None:
 
 
 def _alike(record: Record, wanted: MadeFrom) -> bool:
-    old, new = dict(record.made_from), wanted.as_json()
-    return {**old, "inputs": {**old["inputs"], "source": ""}} == {**new, "inputs": {**new["inputs"], "source": ""}}
+    """Say whether only the source's files, or who of its patients may be used, can differ: neither changes what one file becomes."""
+    return "consent" in record.made_from["settings"] and _cleaning(record.made_from) == _cleaning(wanted.as_json())
+
+
+def _cleaning(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = {**made_from["inputs"], "source": "", "consent": ""}
+    return {**made_from, "inputs": inputs, "settings": {**made_from["settings"], "consent": {}}}
 
 
 def newest(folder: Path, wanted: MadeFrom) -> Path | None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medpipe.deid import patient
+from medpipe.consent import Why
+from medpipe.deid import consent, patient
+from medpipe.deid.consent import Standing
 from medpipe.deid.earlier import Earlier, File
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.parallel import each
@@ -36,6 +38,8 @@ class Source:
     """SHA-256 of the names and digests of all files."""
     key_file: Path = field(repr=False)
     names: Pseudonyms
+    standing: Standing
+    """Who of its patients may be used."""
     earlier: Earlier | None = None
 
     def alias(self, ordinal: int) -> str:
@@ -52,7 +56,9 @@ class Sorted:
     patients: dict[str, tuple[tuple[int, Path, str], ...]] = field(repr=False)
     """Patient to files: (ordinal, path, pseudonym of the instance)."""
     found: Mapping[int, patient.Found]
-    """What each header told, of the files whose header was wanted."""
+    """What each header told, of the files whose header was wanted; nothing of patients who may not be used."""
+    judged: Mapping[str, Why | None] = field(repr=False)
+    """Why each patient of the source may not be used, None where one may."""
 
 
 def sort(source: Source, settings: SourceSettings, executor: Executor | None, progress: Progress) -> Sorted:
@@ -71,7 +77,12 @@ def sort(source: Source, settings: SourceSettings, executor: Executor | None, pr
         original = found.get(first.get(source.digests[ordinal], -1))
         if reason is Reason.DUPLICATE and original is not None and original.reason is not None:
             reasons[ordinal] = original.reason
+    whose = {item.patient: item for item in found.values() if item.reason is None}
+    judged = source.standing.judged(whose, {item.patient for item in found.values() if item.refused})
+    denied = {ordinal: why for ordinal, item in found.items() if (why := judged.get(item.patient)) is not None}
+    reasons |= {ordinal: consent.reason(why) for ordinal, why in denied.items()}
     times = Counter(item.instance for item in found.values() if item.reason is None)
+    found = {ordinal: item for ordinal, item in found.items() if ordinal not in denied}
     patients: dict[str, list[tuple[int, Path, str]]] = defaultdict(list)
     for ordinal, item in sorted(found.items()):
         if item.reason is not None:
@@ -80,7 +91,7 @@ def sort(source: Source, settings: SourceSettings, executor: Executor | None, pr
             reasons[ordinal] = Reason.CONFLICTING_DUPLICATE
         else:
             patients[item.patient].append((ordinal, paths[ordinal], item.instance))
-    return Sorted(reasons, {name: tuple(files) for name, files in patients.items()}, found)
+    return Sorted(reasons, {name: tuple(files) for name, files in patients.items()}, found, judged)
 
 
 def _by_content(source: Source, settings: SourceSettings) -> tuple[dict[int, Reason], dict[str, int]]:
@@ -95,6 +106,12 @@ def _by_content(source: Source, settings: SourceSettings) -> tuple[dict[int, Rea
         elif first.setdefault(digest, entry.ordinal) != entry.ordinal:
             reasons[entry.ordinal] = Reason.DUPLICATE
     return reasons, first
+
+
+def contents(source: Source, settings: SourceSettings) -> list[tuple[str, Path]]:
+    """Return each content of the source once: (keyed digest, path)."""
+    reasons, _ = _by_content(source, settings)
+    return [(source.alias(entry.ordinal), source.path / entry.name) for entry in source.entries if entry.ordinal not in reasons]
 
 
 def _known(source: Source, ordinal: int) -> patient.Found | None:

@@ -19,6 +19,7 @@ from pydicom.dataset import FileDataset
 
 from medpipe.deid import earlier, instance, pseudonyms
 from medpipe.deid.actions import Cleaner, shifted_date
+from medpipe.deid.consent import said
 from medpipe.deid.faces import Faces
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
@@ -51,6 +52,8 @@ class Found:
     instance: str = ""
     table_row: str = ""
     """Keyed digest of the value that the table is matched by."""
+    refused: bool = False
+    """Its header refuses consent."""
 
 
 def search(work: Search) -> list[Found]:
@@ -65,9 +68,8 @@ def search(work: Search) -> list[Found]:
                 continue
             who = names.patient(identity(dataset))
             key = text_of(dataset, tag_for_keyword(work.table_key) or 0).strip()
-            out.append(
-                Found(ordinal, None, who, names.uid(text_of(dataset, 0x00080018).strip(" \0")), names.alias("table", key) if key else "")
-            )
+            uid, row = names.uid(text_of(dataset, 0x00080018).strip(" \0")), names.alias("table", key) if key else ""
+            out.append(Found(ordinal, None, who, uid, row, said(dataset).refused))
     return out
 
 

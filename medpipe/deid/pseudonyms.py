@@ -96,6 +96,13 @@ def load(key_file: Path) -> Pseudonyms:
     return Pseudonyms(hashlib.sha256(text.lower().encode()).digest())
 
 
+def existing(key_file: Path) -> Pseudonyms:
+    """Read a key that must be there: where records were made with one, a new one would know none of their patients."""
+    if not key_file.exists():
+        raise InputError(f"there is no pseudonym key at {key_file}: give the key that the workspace was made with, or put it back")
+    return load(key_file)
+
+
 def _create(key_file: Path) -> None:
     """Make a key unless there is one; of two processes that try at once, one key wins and is never seen half written."""
     if key_file.exists():

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medpipe import __version__, records, seeds
+from medpipe import __version__, consent, records, seeds
 from medpipe.diffusion import checkpoint, conditioning, ema, gaussian
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
@@ -44,12 +44,14 @@ def made_from(dataset: Path, recipe: Recipe) -> MadeFrom:
     return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings("model", "train"), recipe.seed, __version__)
 
 
-def train(dataset: Path, out: Path, recipe: Recipe, *, progress: Progress = silent) -> Record:
+def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None = None, progress: Progress = silent) -> Record:
     """Train the denoiser of `recipe` on the training split of `dataset` and write the Checkpoint to `out`.
 
     Raises InputError when the Dataset does not fit the recipe, MedpipeError when the loss is no longer a number (the
-    last good state stays), RecordError for altered input.
+    last good state stays), RecordError for altered input, ConsentError where the consent ledger (the workspace's, where none
+    is given) says that a patient of the Dataset may not be used.
     """
+    consent.before_training(dataset, recipe.consent, ledger_file)
     wanted = made_from(dataset, recipe)
     if (done := records.finished(out, wanted)) is not None:
         return done
@@ -57,7 +59,7 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, progress: Progress = sile
     with records.making(out, wanted) as making, threads(recipe.compute.threads):
         run = _Run.begin(data, recipe, making)
         run.fit(progress)
-        return run.seal()
+        return run.seal(data.facts.get("consent"))
 
 
 @dataclass
@@ -231,8 +233,8 @@ class _Run:
             moments.setdefault(int(number), {})[key] = devices.layout(tensor, self.model["dimensions"])
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
-    def seal(self) -> Record:
-        """Write weights, settings and curve, and finish the Checkpoint."""
+    def seal(self, asked: Any) -> Record:
+        """Write weights, settings and curve, and finish the Checkpoint; `asked` is what the Dataset says of consent."""
         folder, state = self.making.path, self.state
         moments = gaussian.fit(self.data["train"], *self.conditions.parts(self.data["train_conditions"]), self.labels)
         model = self.model | {"covariances": gaussian.save(folder, moments)}
@@ -245,6 +247,7 @@ class _Run:
             "conditions": [item.name for item in self.conditions.items],
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
             "device": self.device,
+            "consent": asked,
             "cost": {
                 "seconds": round(state.seconds, 1),
                 "images_per_s": round(state.images / max(state.seconds, 1e-9), 1),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medpipe import consent
 from medpipe.gates import copy_gate, distributions, selftest
 from medpipe.gates.measured import Measured
 from medpipe.gates.verdict import Verdict
@@ -27,7 +28,6 @@ NOT_ASSESSED = (
         "heavily altered copies",
         "Copies by strong warps, of a part of an image, or blended from several patients: the detector's recall is listed by kind.",
     ),
-    ("consent", "Whether the patients' permission covers the making of synthetic data."),
     ("clinical truth", "No physician has looked at the images."),
 )
 
@@ -42,7 +42,9 @@ def report(
     """Return `report.json`: every verdict and what it rests on, and what was not assessed."""
     cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
     real = measured.data.index.iloc[measured.rows["train"]]
-    gaps = [{"what": what, "why": why} for what, why in NOT_ASSESSED]
+    asked = consent.evidence(cohort.get("consent"), cell)
+    unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
+    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown)]
     if not any(verdict.name == "utility" for verdict in verdicts):
         gaps.insert(0, {"what": "utility", "why": "The images have no classes to tell apart."})
     small = [row["group"] for row in by_group if not row["assessed"]]
@@ -60,12 +62,13 @@ def report(
         "verdicts": [verdict.as_json() for verdict in verdicts],
         "small_cell": cell,
         "not_assessed": gaps,
+        "consent": asked,
         "copy_detector": copied.detector,
         "gates_self_test": tried,
         "fairness": [row for row in by_group if row["assessed"]],
         "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, list(data["covariates"]), cell),
         "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
-        "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates")},
+        "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates", "consent")},
         "dataset": {name: data.get(name) for name in ("shape", "dtype", "dimensions", "classes", "modality", "spacing_mm", "licence")}
         | {"splits": dict(zip(data["splits"], splits, strict=True))},
         "training": {} if curve is None or curve.empty else {name: _number(curve[name].iloc[-1]) for name in curve.columns},

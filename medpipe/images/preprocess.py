@@ -64,6 +64,7 @@ def preprocess(collection: Path, out: Path, recipe: Recipe, *, executor: Executo
             "modality": plan.modality,
             "licence": source.facts["licence"],
             "source_form": source.facts["form"],
+            "consent": source.facts.get("consent"),
             "cost": {"seconds": round(time.monotonic() - began, 1)},
         }
         return making.seal(written | counted | about)

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from medpipe.consent import evidence
 from medpipe.records import Record
 from medpipe.release.charts import number
 from medpipe.settings import ReleaseSettings
@@ -84,6 +85,8 @@ class About:
     key_fingerprint: str
     code: str
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    consent: Mapping[str, Any] = field(default_factory=dict)
+    """How the patients' permission was checked, in the words of the Report."""
 
     @property
     def folder(self) -> str:
@@ -126,6 +129,7 @@ def about(
         key_fingerprint=key_fingerprint,
         code=str(cohort.made_from["code"]),
         fingerprints=fingerprints,
+        consent=report.get("consent") or evidence(None, 0),
     )
 
 

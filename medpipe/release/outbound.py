@@ -46,6 +46,8 @@ def real_counts(report: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]
         yield from ((f"the distribution of {name}", count) for count in entry["real"])
     for row in report.get("composition", []):
         yield "the composition", row["real"]
+    for name, count in report.get("consent", {}).get("patients", {}).items():
+        yield f"the count of patients {name}", count
 
 
 def _texts(folder: Path) -> Iterator[tuple[str, str]]:

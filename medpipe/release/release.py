@@ -21,7 +21,7 @@ import pyarrow.parquet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from medpipe import __version__, records, store
+from medpipe import __version__, consent, records, store
 from medpipe.errors import GateFailed, RecordError
 from medpipe.gates.verdict import Verdict
 from medpipe.progress import Progress, silent
@@ -53,12 +53,17 @@ def made_from(cohort: Path, report: Path, recipe: Recipe, *, key_file: Path) -> 
     return MadeFrom("Release", inputs, {**recipe.settings("release"), **signing}, 0, __version__)
 
 
-def release(cohort: Path, report: Path, out: Path, recipe: Recipe, *, key_file: Path, progress: Progress = silent) -> Record:
+def release(
+    cohort: Path, report: Path, out: Path, recipe: Recipe, *, key_file: Path, ledger_file: Path | None = None, progress: Progress = silent
+) -> Record:
     """Write the shareable folder of `cohort` to `out`, signed with the key in `key_file`.
 
     Raises GateFailed, and writes nothing, when `report` did not pass; RecordError when it is about another Cohort or
-    either was altered; PrivacyError when what would be written holds what may not leave.
+    either was altered; PrivacyError when what would be written holds what may not leave; ConsentError where the consent
+    ledger (the workspace's, where none is given) says that a patient behind the Cohort may not be used.
     """
+    made = records.load(cohort, "Cohort"), records.load(report, "Report")
+    consent.before_release(*made, recipe.consent, ledger_file)
     wanted = made_from(cohort, report, recipe, key_file=key_file)
     if (done := records.finished(out, wanted)) is not None:
         return done
@@ -84,10 +89,11 @@ def release(cohort: Path, report: Path, out: Path, recipe: Recipe, *, key_file: 
         _documents(folder, images, judged, about, key)
         outbound.check_texts(folder, (cohort, report, out, key_file))
         sign.seal(folder, key)
+        head = consent.before_release(*made, recipe.consent, ledger_file)  # again: writing took its time
         records.write_bytes(making.state / sign.PUBLIC_KEY, sign.public_pem(key.public_key()))
         for name in (sign.PUBLIC_KEY, about.folder):
             (making.state / name).replace(making.path / name)
-        return making.seal(_facts(about))
+        return making.seal(_facts(about) | {"consent": head})
 
 
 def judge(cohort: Record, report: Record) -> Judged:
@@ -216,6 +222,7 @@ def _evidence(judged: Judged, about: card.About) -> dict[str, Any]:
         "distributions": distributions,
         "composition": composition,
         "copy_detector": detector,
+        "consent": _only(about.consent, *consent.FIELDS),
         "small_cell": judged.small_cell,
         "images_judged": about.images + about.withheld,
         "images_withheld": about.withheld,

@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from medpipe import preview, records
+from medpipe.consent import evidence
 from medpipe.release import charts
 from medpipe.release.card import LIMITS, About, kind_of_images, shortfall
 
@@ -75,6 +76,7 @@ def render(
         code=record.made_from["code"],
         seed=record.made_from["seed"],
         not_assessed=list(report.get("not_assessed", [])),
+        consent=report.get("consent") or evidence(None, 0),
         limits=LIMITS,
         small_cell=small_cell,
         kind=kind_of_images(record.facts.get("modality") or report.get("dataset", {}).get("modality")),

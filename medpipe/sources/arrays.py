@@ -125,16 +125,19 @@ def column(source: Path, layout: Layout, name: str) -> Values | None:
     return np.concatenate([_array(source, f"{prefix}{name}").reshape(-1) for prefix, _, _ in layout.parts])
 
 
-def images(source: Path, layout: Layout) -> Iterator[Values]:
-    """Yield the images of each split, channel first (n, C, …), as stored; raises InputError for values that are no pixels."""
-    for prefix, _, _ in layout.parts:
+def images(source: Path, layout: Layout, used: NDArray[np.bool_]) -> Iterator[Values]:
+    """Yield the images of each split, channel first (n, C, …), as stored, of the rows `used`; raises InputError for no pixels."""
+    start = 0
+    for prefix, _, rows in layout.parts:
+        keep, start = used[start : start + rows], start + rows
         values = _array(source, f"{prefix}images")
+        values = values if keep.all() else values[keep]
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise InputError(f"'{prefix}images' holds NaN or infinite values: replace or drop those images")
         yield np.moveaxis(values, -1, 1) if layout.colour else values[:, None]
 
 
-def scaling(source: Path, layout: Layout) -> tuple[str, float, float]:
+def scaling(source: Path, layout: Layout, used: NDArray[np.bool_]) -> tuple[str, float, float]:
     """Return (stored type, offset, factor) so that stored = (value + offset) · factor keeps the order of all values.
 
     uint8 and uint16 stay; int16 is moved so that its least value is 0; floats from 0 to 1 become uint16, floats from 0
@@ -143,7 +146,7 @@ def scaling(source: Path, layout: Layout) -> tuple[str, float, float]:
     if layout.dtype in ("uint8", "uint16"):
         return layout.dtype, 0.0, 1.0
     low, high, whole = np.inf, -np.inf, True
-    for values in images(source, layout):
+    for values in images(source, layout, used):
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
             whole = whole and (values.dtype.kind != "f" or bool((values == np.rint(values)).all()))

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     DICOMDIR = "DICOMDIR"
     DUPLICATE = "DUPLICATE"
     NO_PIXELS = "NO_PIXELS"
+    NO_CONSENT = "NO_CONSENT"
+    CONSENT_REFUSED = "CONSENT_REFUSED"
     UNREADABLE = "UNREADABLE"
     TRUNCATED = "TRUNCATED"
     MALFORMED = "MALFORMED"
@@ -52,6 +54,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.DICOMDIR: "The index of a medium; it repeats patients' names and is not needed.",
     Reason.DUPLICATE: "The same bytes as another file; the first in the listing is used.",
     Reason.NO_PIXELS: "A DICOM object that is not an image, such as a report, a presentation state or a document.",
+    Reason.NO_CONSENT: "Its patient's permission for this use is not in the consent ledger, does not cover it, or is out of date.",
+    Reason.CONSENT_REFUSED: "Its patient withdrew consent, or a header of one of the patient's files refuses it.",
     Reason.UNREADABLE: "The operating system could not read it.",
     Reason.TRUNCATED: "It ends before its data do.",
     Reason.MALFORMED: "Its structure breaks the standard so that it cannot be cleaned with certainty.",
@@ -66,8 +70,18 @@ SENTENCES: dict[Reason, str] = {
     Reason.RESIDUAL_IDENTIFIER: "One of the patient's identifiers was still found in the written file.",
 }
 
-SET_ASIDE = frozenset({Reason.TABLE, Reason.NOT_DICOM, Reason.DICOMDIR, Reason.DUPLICATE, Reason.NO_PIXELS})
-"""Reasons that are ordinary in a PACS export: counted, but not held against `deid.quarantine_max`."""
+SET_ASIDE = frozenset(
+    {
+        Reason.TABLE,
+        Reason.NOT_DICOM,
+        Reason.DICOMDIR,
+        Reason.DUPLICATE,
+        Reason.NO_PIXELS,
+        Reason.NO_CONSENT,
+        Reason.CONSENT_REFUSED,
+    }
+)
+"""Reasons that are ordinary: counted, but not held against `deid.quarantine_max`; those of consent have a bound of their own."""
 
 
 @dataclass(frozen=True)

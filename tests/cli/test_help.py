@@ -11,7 +11,21 @@ import pytest
 from medpipe import cli
 from medpipe.recipe import SECTIONS
 
-COMMANDS = ("demo", "run", "phantom", "deidentify", "preprocess", "train", "generate", "validate", "release", "verify", "recipe")
+COMMANDS = (
+    "demo",
+    "run",
+    "phantom",
+    "deidentify",
+    "preprocess",
+    "train",
+    "generate",
+    "validate",
+    "release",
+    "verify",
+    "consent",
+    "withdraw",
+    "recipe",
+)
 
 
 def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

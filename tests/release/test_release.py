@@ -153,6 +153,7 @@ def test_evidence_holds_every_verdict_and_what_was_not_assessed(drawn, report, r
     assert evidence["not_assessed"] == text["not_assessed"]
     assert (evidence["images_judged"], evidence["images_withheld"], evidence["images_released"]) == (24, 2, 22)
     assert "internal" not in evidence
+    assert (evidence["consent"]["checked"], "was not checked" in evidence["consent"]["statement"]) == (False, True)
     assert "4708" not in (shared(made) / "evidence.json").read_text()
 
 
@@ -274,11 +275,12 @@ def test_unique_identifiers_are_told_from_version_numbers(text) -> None:
     assert not outbound.UID.search("version 1.26.4, zarr 3.1.6, 127.0.0.1, 0.25 0.5")
 
 
-@pytest.mark.parametrize("place", ["composition", "distributions"])
+@pytest.mark.parametrize("place", ["composition", "distributions", "consent"])
 def test_a_small_real_count_stops_the_release(drawn, report, recipe, key, tmp_path, place) -> None:
     changes = {
         "composition": [{"label": "NORMAL", "real": 4, "synthetic": 12}, {"label": "PNEUMONIA", "real": 90, "synthetic": 12}],
         "distributions": {"sex": {"kind": "categorical", "edges": ["f", "m"], "real": [10, 90], "synthetic": [12, 12]}},
+        "consent": {"checked": True, "patients": {"permitted": 90, "denied": 3}, "ledger_head": "ab" * 32, "statement": "Asked."},
     }
     judged = report(tmp_path / "report", drawn, **{place: changes[place]})
     with pytest.raises(PrivacyError, match="below 11"):

@@ -32,6 +32,9 @@ class Reason(StrEnum):
     DICOMDIR = "DICOMDIR"
     DUPLICATE = "DUPLICATE"
     NO_PIXELS = "NO_PIXELS"
+    REPORT = "REPORT"
+    DOCUMENT = "DOCUMENT"
+    AUDIO = "AUDIO"
     UNREADABLE = "UNREADABLE"
     TRUNCATED = "TRUNCATED"
     MALFORMED = "MALFORMED"
@@ -49,7 +52,10 @@ SENTENCES: dict[Reason, str] = {
     Reason.NOT_DICOM: "Not a DICOM file.",
     Reason.DICOMDIR: "The index of a medium; it repeats patients' names and is not needed.",
     Reason.DUPLICATE: "The same bytes as another file; the first in the listing is used.",
-    Reason.NO_PIXELS: "A DICOM object that is not an image, such as a report, a presentation state or a document.",
+    Reason.NO_PIXELS: "A DICOM object that is not an image, or, with `deid.objects: all`, of a kind that is not known to be clean.",
+    Reason.REPORT: "A report, whose content stays out unless `deid.structured_content` is `clean`.",
+    Reason.DOCUMENT: "An encapsulated document (PDF, CDA, a model): what its pages show cannot be verified.",
+    Reason.AUDIO: "A recording of sound: what is said in it cannot be verified.",
     Reason.UNREADABLE: "The operating system could not read it.",
     Reason.TRUNCATED: "It ends before its data do.",
     Reason.MALFORMED: "Its structure breaks the standard so that it cannot be cleaned with certainty.",
@@ -62,7 +68,9 @@ SENTENCES: dict[Reason, str] = {
     Reason.RESIDUAL_IDENTIFIER: "One of the patient's identifiers was still found in the written file.",
 }
 
-SET_ASIDE = frozenset({Reason.TABLE, Reason.NOT_DICOM, Reason.DICOMDIR, Reason.DUPLICATE, Reason.NO_PIXELS})
+SET_ASIDE = frozenset(
+    {Reason.TABLE, Reason.NOT_DICOM, Reason.DICOMDIR, Reason.DUPLICATE, Reason.NO_PIXELS, Reason.REPORT, Reason.DOCUMENT, Reason.AUDIO}
+)
 """Reasons that are ordinary in a PACS export: counted, but not held against `deid.quarantine_max`."""
 
 

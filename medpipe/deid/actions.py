@@ -2,8 +2,8 @@
 
 In this order: private elements, curves, overlays, group lengths, nested pixels and tags that no dictionary knows are
 removed, but for what the recipe's options keep; what the standard's table lists gets its action; everything else must
-prove that it is harmless. Values that
-stay are left as the bytes they were; no text outside ASCII stays, so the character set goes too.
+prove that it is harmless. Values that stay are left as the bytes they were; no text outside ASCII stays, so the
+character set goes too.
 """
 
 from __future__ import annotations

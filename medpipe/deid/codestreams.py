@@ -131,8 +131,10 @@ def _boxes(frame: bytes) -> bytes | None:
 def _rle(frame: bytes, size: int) -> bytes | None:
     """Clear unused offsets in the header (PS3.5 G.5), and what the runs of a segment leave unread."""
     count = int.from_bytes(frame[:4], "little")
+    if not 1 <= count <= 15:
+        return None
     starts = [int.from_bytes(frame[4 * number : 4 * number + 4], "little") for number in range(1, count + 1)]
-    if not 1 <= count <= 15 or starts[0] != RLE_HEADER or starts != sorted(starts) or starts[-1] > len(frame):
+    if starts[0] != RLE_HEADER or starts != sorted(starts) or starts[-1] > len(frame):
         return None
     out = bytearray(frame)
     out[4 + 4 * count : RLE_HEADER] = bytes(RLE_HEADER - 4 - 4 * count)
@@ -144,5 +146,6 @@ def _rle(frame: bytes, size: int) -> bytes | None:
             at += control + 2 if control < 128 else 2 if control > 128 else 1
         if made != size or at > end:
             return None
-        out[at:end] = bytes(end - at)
+        if frame[at:end] not in (b"", b"\0"):
+            out[at:end] = b"\x80" * (end - at)  # the run of length nothing (PS3.5 G.3.1): a zero would be decoded
     return bytes(out)

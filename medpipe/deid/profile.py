@@ -34,6 +34,8 @@ PSEUDONYMS: dict[int, Action] = {0x00100020: "patient", 0x00100010: "name", 0x00
 SITES: dict[int, Action] = {0x00080080: "site", 0x00181000: "scanner"}
 GRAPHICS = 0x00700001
 """Graphic Annotation Sequence."""
+GRAPHIC_TEXT = 0x00700006
+"""Unformatted Text Value: newer than the option columns, and what Clean Graphics is about."""
 DATES = ("DA", "DT", "TM")
 
 
@@ -123,7 +125,7 @@ def action(row: Row, settings: DeidSettings) -> Action:
         return "keep" if "patient" in on else "retain"
     if settings.sites == "pseudonym" and tag in SITES:
         return SITES[tag]
-    if on:
+    if on or (tag == GRAPHIC_TEXT and settings.graphics == "clean"):
         return "clean"
     return "remove" if tag == GRAPHICS else BASIC[row.basic]  # a dummy could only be drawn
 

@@ -17,7 +17,14 @@ _TITLES = frozenset(
         "prof", "professor", "sig", "sir", "sister", "sr", "sra", "technician", "technologist",
     }
 )  # fmt: skip
-_LONG_NUMBER = re.compile(r"[0-9]{4}")
+_SHORT = frozenset(
+    {
+        "an", "as", "at", "cc", "cm", "dB", "g", "Gy", "HU", "Hz", "in", "is", "kg", "kV", "mg", "mGy", "ml", "mL", "mm", "ms", "MHz",
+        "no", "of", "on", "or", "to", "with", "without", "CXR", "IV", "LT", "RT",
+    }
+)  # fmt: skip
+"""Short words of descriptions and units; any other unknown word of two letters may be a name, such as Li and Ng."""
+_LONG_NUMBER = re.compile(r"[0-9]{4}|[0-9]+\.[0-9]+\.[0-9]")
 _LETTER = re.compile(r"[A-Za-z]")
 _PIECE = 24
 """Words that are judged together once more, for what they form together."""
@@ -51,11 +58,16 @@ def technical_words(text: str, identifiers: Identifiers) -> str:
     title, and whatever holds one of the patient's identifiers.
     """
     words = _untitled(text.replace("^", " ").replace("=", " ").split())
-    words = [word for word in words if not _LONG_NUMBER.search(word) and freetext.technical(word, 1) and not identifiers.within(word)]
+    words = [word for word in words if not _LONG_NUMBER.search(word) and _technical(word) and not identifiers.within(word)]
     words = _without_runs_of_numbers(words)
     pieces = [words[at : at + _PIECE] for at in range(0, len(words), _PIECE)]
     out = " ".join(filter(None, (_judged(piece) for piece in pieces)))
     return "" if identifiers.within(out) else out
+
+
+def _technical(word: str) -> bool:
+    bare = word.strip(".,;:()")
+    return bare in _SHORT or bare in freetext.CLOSED or freetext.technical(word, 1)
 
 
 def _untitled(words: list[str]) -> list[str]:
@@ -79,6 +91,6 @@ def _without_runs_of_numbers(words: list[str]) -> list[str]:
 
 def _judged(words: list[str]) -> str:
     for some in (words, [word for word in words if not any(letter.isdigit() for letter in word)]):
-        if some and freetext.technical(" ".join(some)[: freetext.LENGTH_MAX], 1):
+        if some and freetext.technical(" ".join(some)[: freetext.LENGTH_MAX]):
             return " ".join(some)[: freetext.LENGTH_MAX]
     return ""

@@ -70,7 +70,9 @@ def test_text_beside_the_image_is_blanked_and_the_image_is_the_same(name: str) -
         assert np.array_equal(file.pixel_array, before), place
 
 
-@pytest.mark.parametrize("name", [JPEG, JLS, J2K, RLE, "JPEG2000.dcm", "SC_rgb_jls_lossy_line.dcm", "rtdose_rle.dcm", "SC_rgb_jpeg_app14_dcmd.dcm"])
+@pytest.mark.parametrize(
+    "name", [JPEG, JLS, J2K, RLE, "JPEG2000.dcm", "SC_rgb_jls_lossy_line.dcm", "rtdose_rle.dcm", "SC_rgb_jpeg_app14_dcmd.dcm"]
+)
 def test_frames_with_nothing_to_blank_keep_their_bytes(name: str) -> None:
     file = pydicom.dcmread(FOLDER / name)
     before, counts = file.PixelData, Counter[str]()

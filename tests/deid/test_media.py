@@ -33,7 +33,7 @@ def test_every_instance_is_found_by_its_directory_and_nothing_identifies(collect
     path = media.write(collection, tmp_path / "medium")
     directory = FileSet(path)
     listed = list(directory)
-    directory._tmpdir.cleanup()  # the reader's own, for changes, which nobody makes here
+    directory._stage["t"].cleanup()  # the reader's own, for changes, which nobody makes here
     stored = {pydicom.dcmread(file).SOPInstanceUID for file in (collection / "instances").rglob("*.dcm")}
     assert {entry.SOPInstanceUID for entry in listed} == stored
     assert all(pydicom.dcmread(entry.path).SOPInstanceUID == entry.SOPInstanceUID for entry in listed)

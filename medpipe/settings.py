@@ -45,14 +45,30 @@ class SourceSettings(Section):
 class DeidSettings(Section):
     """De-identification by PS3.15 Annex E."""
 
-    dates: Literal["shift", "remove"] = "shift"
-    """Shift all dates of a patient by one secret number of days (intervals stay), or remove them."""
+    dates: Literal["shift", "remove", "keep"] = "shift"
+    """Shift all dates of a patient by one secret number of days (intervals stay), remove them, or keep them as they are."""
     shift_days_max: Annotated[int, Field(ge=30, le=36500)] = 3650
     """Largest date shift in days; each patient's own shift is drawn from the key."""
     retain_patient_characteristics: bool = True
     """Keep sex, age (over 89 becomes 90), size, weight and the other characteristics of PS3.15's option of that name."""
     sites: Literal["pseudonym", "remove"] = "pseudonym"
     """Replace institutions and devices by keyed pseudonyms, so that groups stay apart without their names, or remove them."""
+    retain_device_identity: bool = False
+    """Keep serial numbers, station names and what else PS3.15's option of that name lists."""
+    retain_institution_identity: bool = False
+    """Keep the names and addresses of institutions and departments."""
+    retain_uids: bool = False
+    """Keep all UIDs, by which anyone who has the original images finds them again; else they are mapped under the key."""
+    retain_safe_private: bool = False
+    """Keep the private elements that PS3.15 calls safe, such as b-values, where creator and value are as they should be."""
+    descriptors: Literal["remove", "clean"] = "remove"
+    """Remove descriptions and comments, or keep their technical words."""
+    structured_content: Literal["remove", "clean"] = "remove"
+    """Leave out the content of reports, and so the reports, or keep it with only the technical words of its texts."""
+    graphics: Literal["remove", "clean"] = "remove"
+    """Remove overlays and graphic annotations, or keep overlays without text and annotations with only technical words."""
+    objects: Literal["images", "all"] = "images"
+    """Take images only, or also presentation states, radiotherapy objects, waveforms, registrations and reports."""
     burned_in: Literal["black_out", "quarantine"] = "black_out"
     """What to do with text burned into the pixels: black out its region, or quarantine the image."""
     faces: Literal["deface", "quarantine", "keep"] = "deface"

@@ -1,15 +1,15 @@
 """The engine: every element of a dataset, at every depth, meets one rule.
 
-In this order: what the standard's table lists gets its action; private elements, curves, overlays, group lengths,
-nested pixels and tags that no dictionary knows are removed; everything else must prove that it is harmless. Values that
-stay are left as the bytes they were; no text outside ASCII stays, so the character set goes too.
+In this order: private elements, curves, overlays, group lengths, nested pixels and tags that no dictionary knows are
+removed, but for what the recipe's options keep; what the standard's table lists gets its action; everything else must
+prove that it is harmless. Values that stay are left as the bytes they were; no text outside ASCII stays, so the
+character set goes too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import assert_never
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -18,11 +18,14 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
-from medpipe.deid import freetext
+from medpipe.deid import freetext, private
+from medpipe.deid.dummies import DUMMIES, TEXT_DUMMY, empty
 from medpipe.deid.identifiers import CLASS_UIDS, Identifiers
-from medpipe.deid.profile import Action, policy
+from medpipe.deid.profile import DATES, Action, policy
 from medpipe.deid.pseudonyms import Pseudonyms
+from medpipe.deid.times import capped_age, shifted_date
 from medpipe.deid.values import BULK, NUMERIC, TEXT, dictionary_vrs, parts, text_of
+from medpipe.deid.wording import harmless, plain, technical_words
 from medpipe.settings import DeidSettings
 
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -37,10 +40,8 @@ BINARY = frozenset(
 )  # fmt: skip
 CODE_TAGS = frozenset({0x00080100, 0x00080119})
 SEQUENCE_NAMES = frozenset({0x00180024, 0x00189005})
-_UNKNOWN_LETTERS = {"CS": 3, "sequence name": 5}
-"""How many letters an unknown word may have where the standard or the vendors write abbreviations."""
-AGE_LIMIT = 90
-TEXT_DUMMY = "REMOVED"
+TEXT_VALUE = 0x0040A160
+"""The text of a content item of a report (PS3.3 C.17.3)."""
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Cleaner:
     shift_days: int = field(repr=False)
     counts: Counter[str] = field(default_factory=Counter)
     """Elements by what was done to them."""
+    overlays: frozenset[int] = frozenset()
+    """Groups of overlays of the object at hand in which no text was found (`overlays`)."""
     _scanner: str = ""
     _explicit: bool = True
 
@@ -67,9 +70,14 @@ class Cleaner:
     def _walk(self, dataset: Dataset, *, top: bool) -> None:
         rules = policy(self.settings)
         scheme = text_of(dataset, 0x00080102).strip()
+        safe = private.safe(dataset, self.identifiers) if self.settings.retain_safe_private else {}
         for tag in list(dataset.keys()):
             number, group = int(tag), int(tag) >> 16
-            if number in PIXELS and top:
+            if top and (number in PIXELS or group in self.overlays):
+                continue
+            if number in safe:
+                dataset[tag] = safe[number]
+                self.counts["kept, safe private"] += 1
                 continue
             if group & 1 or group < 0x0008 or not number & 0xFFFF or group >= 0xFFFC or group >> 8 in (0x50, 0x60) or number in PIXELS:
                 self._remove(dataset, tag, "removed, private" if group & 1 else "removed, structural")
@@ -100,22 +108,22 @@ class Cleaner:
         if vr == "SQ":
             self._sequence(dataset, tag, empty=action == "empty")
             return
-        text = text_of(dataset, tag) if vr in TEXT or vr in ("UI", "DA", "TM", "DT", "DS", "IS") else ""
+        text = text_of(dataset, tag) if vr in TEXT or vr in ("UI", "DS", "IS", *DATES) else ""
         match action:
             case "empty":
-                self._put(dataset, tag, vr, _empty(vr), "emptied, table")
+                self._put(dataset, tag, vr, empty(vr), "emptied, table")
             case "dummy":
                 self._dummy(dataset, tag, vr)
             case "uid":
                 self._uid(dataset, tag, text)
-            case "shift":
-                shifted = self._shifted(vr, text)
-                if shifted is None:
-                    self._apply(dataset, tag, vr, fallback, fallback)
-                else:
-                    self._put(dataset, tag, vr, shifted, "shifted")
+            case "shift" | "keep date":
+                self._date(dataset, tag, vr, text, fallback)
             case "keep":
                 self._characteristic(dataset, tag, vr, text)
+            case "retain":
+                self._retained(dataset, tag, vr, text, fallback)
+            case "clean":
+                self._described(dataset, tag, vr, text, fallback)
             case "patient" | "name":
                 self._put(dataset, tag, vr, self.patient, "pseudonym")
             case "accession":
@@ -140,7 +148,7 @@ class Cleaner:
         self.counts["kept, items cleaned"] += 1
 
     def _dummy(self, dataset: Dataset, tag: BaseTag, vr: str) -> None:
-        value = _DUMMIES.get(vr)
+        value = DUMMIES.get(vr)
         if value is None:
             self._remove(dataset, tag, "removed, table")
         else:
@@ -155,10 +163,45 @@ class Cleaner:
         if vr == "AS":
             age = capped_age(text)
             self._put(dataset, tag, vr, age or "", "kept, characteristic")
-        elif self._harmless(vr, text, ""):
+        elif harmless(vr, text, "", self.identifiers):
             self.counts["kept, characteristic"] += 1
         else:
             self._remove(dataset, tag, "removed, text not technical")
+
+    def _retained(self, dataset: Dataset, tag: BaseTag, vr: str, text: str, fallback: Action) -> None:
+        """Keep what identifies a device, a place or an object, unless it names the patient."""
+        if vr == "UI":
+            self._off_table_uid(dataset, tag)
+        elif vr not in BULK and plain(text, self.identifiers):
+            self.counts["kept, retained"] += 1
+        else:
+            self._apply(dataset, tag, vr, fallback, fallback)
+
+    def _described(self, dataset: Dataset, tag: BaseTag, vr: str, text: str, fallback: Action) -> None:
+        """Keep the technical words of a description; where there are none the basic action is done."""
+        values = [text] if vr in ("LT", "ST", "UT") else parts(text)
+        if vr in ("AE", "CS"):
+            values = [value if harmless(vr, value, "", self.identifiers) else "" for value in values]
+        else:
+            values = [technical_words(value, self.identifiers) for value in values] if vr in TEXT else []
+        if any(values) and vr != "PN":
+            self._put(dataset, tag, vr, values if len(values) > 1 else values[0], "cleaned, technical words kept")
+        else:
+            self._apply(dataset, tag, vr, fallback, fallback)
+
+    def _date(self, dataset: Dataset, tag: BaseTag, vr: str, text: str, fallback: Action | None) -> None:
+        """Move or keep dates; where one is none, do the basic action, or remove it where the table has no row."""
+        days = 0 if self.settings.dates == "keep" else self.shift_days
+        values = [_moved(vr, value, days) for value in parts(text)] if vr in DATES else [None]
+        if vr == "SH" and not days and freetext.ZONE.match(text.strip()):
+            self.counts["kept, date"] += 1
+        elif self.settings.dates == "remove" or None in values or (not days and self.identifiers.within(text)):
+            if fallback is None:
+                self._remove(dataset, tag, "removed, date")
+            else:
+                self._apply(dataset, tag, vr, fallback, fallback)
+        else:
+            self._put(dataset, tag, vr, values if len(values) > 1 else values[0], "shifted" if days else "kept, date")
 
     def _off_table(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
         number = int(tag)
@@ -173,12 +216,10 @@ class Cleaner:
                 self._remove(dataset, tag, "removed, binary")
         elif vr == "UI":
             self._off_table_uid(dataset, tag)
-        elif vr in ("DA", "DT", "TM"):
-            shifted = self._shifted(vr, text_of(dataset, tag)) if self.settings.dates == "shift" else None
-            if shifted is None:
-                self._remove(dataset, tag, "removed, date")
-            else:
-                self._put(dataset, tag, vr, shifted, "shifted")
+        elif vr in DATES:
+            self._date(dataset, tag, vr, text_of(dataset, tag), None)
+        elif number == TEXT_VALUE and self.settings.structured_content == "clean":
+            self._described(dataset, tag, vr, text_of(dataset, tag), "dummy")
         elif vr in ("PN", "AE", "UR", "AS"):
             self._remove(dataset, tag, "removed, names a person or a system")
         else:
@@ -194,7 +235,8 @@ class Cleaner:
     def _stays(self, number: int, value: str) -> bool:
         if not value or value in UID_dictionary:
             return True
-        return number in CLASS_UIDS and bool(freetext.UID.match(value)) and not self.identifiers.within(value)
+        kept = number in CLASS_UIDS or self.settings.retain_uids
+        return kept and bool(freetext.UID.match(value)) and not self.identifiers.within(value)
 
     def _off_table_text(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
         text = text_of(dataset, tag)
@@ -204,7 +246,7 @@ class Cleaner:
             self.counts["kept"] += 1
             return
         kind = "code" if public and int(tag) in CODE_TAGS else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
-        fine = [self._harmless(vr, value, kind) for value in values]
+        fine = [harmless(vr, value, kind, self.identifiers) for value in values]
         if all(fine):
             self.counts["kept"] += 1
             element = dataset.get_item(tag)
@@ -220,80 +262,20 @@ class Cleaner:
                 dataset, tag, vr, [value if good else "" for value, good in zip(values, fine, strict=True)], "thinned, text not technical"
             )
 
-    def _harmless(self, vr: str, value: str, kind: str) -> bool:
-        """Say whether one off-table value may stay."""
-        value = value.strip()
-        if not value:
-            return True
-        if vr in ("DS", "IS"):
-            return bool(freetext.NUMBER.match(value)) and not self.identifiers.is_number(value)
-        if kind == "code":
-            return bool(freetext.CODE.match(value)) and not self.identifiers.within(value)
-        if vr == "CS" and value in freetext.CLOSED:
-            return True
-        if vr == "CS" and not freetext.CODED.match(value):
-            return False
-        return freetext.technical(value, _UNKNOWN_LETTERS.get(kind or vr, 2)) and not self.identifiers.within(value)
 
-    def _shifted(self, vr: str, text: str) -> str | list[str] | None:
-        """Move dates by the patient's days and keep times of day; None where a value is no date."""
-        out = [self._moved(vr, value) for value in parts(text)]
-        if any(value is None for value in out):
-            return None
-        values = [str(value) for value in out]
-        return values if len(values) > 1 else values[0]
-
-    def _moved(self, vr: str, value: str) -> str | None:
-        if not value:
-            return ""
-        if vr == "TM":
-            return value if freetext.TIME.match(value) else None
-        found = freetext.DATETIME.match(value) if vr == "DT" else freetext.DATE.match(value.replace(".", ""))
-        if not found or self.settings.dates != "shift":
-            return None
-        moved = shifted_date(found[1] if vr == "DT" else found[0], self.shift_days)
-        if moved is None:
-            return None
-        return moved + (found[2] + (found[3] or "") if vr == "DT" else "")
-
-
-def shifted_date(text: str, days: int) -> str | None:
-    """Return the date `days` after YYYYMMDD, None where it is no date or leaves the calendar."""
-    try:
-        return (date(int(text[:4]), int(text[4:6]), int(text[6:8])) + timedelta(days=days)).strftime("%Y%m%d").zfill(8)
-    except (ValueError, OverflowError):
-        return None
-
-
-def capped_age(text: str) -> str | None:
-    """Return an age string (VR AS) with ages over 89 years as 090Y, None where it is no age."""
-    found = freetext.AGE.match(text.strip())
+def _moved(vr: str, value: str, days: int) -> str | None:
+    """Return a value of VR DA, DT or TM with its date moved and its time of day kept; None where it is no such value."""
+    if not value:
+        return ""
+    if vr == "TM":
+        return value if freetext.TIME.match(value) else None
+    found = freetext.DATETIME.match(value) if vr == "DT" else freetext.DATE.match(value.replace(".", ""))
     if not found:
         return None
-    years = int(found[1]) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[found[2]]
-    return f"{AGE_LIMIT:03d}Y" if years >= AGE_LIMIT else found[0]
-
-
-_DUMMIES: dict[str, object] = {
-    **dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), TEXT_DUMMY),
-    **dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV"), 0),
-    **dict.fromkeys(("FL", "FD"), 0.0),
-    "AS": "000Y",
-    "DA": "19000101",
-    "DT": "19000101000000",
-    "TM": "000000",
-    "DS": "0",
-    "IS": "0",
-    "UR": "urn:removed",
-    "AT": 0,
-    **dict.fromkeys(("OB", "OW"), b"\x00\x00"),
-    **dict.fromkeys(("OF", "OL"), b"\x00\x00\x00\x00"),
-    **dict.fromkeys(("OD", "OV"), b"\x00" * 8),
-}
-
-
-def _empty(vr: str) -> object:
-    return b"" if vr in BULK else None if vr in NUMERIC else ""
+    day = shifted_date(found[1] if vr == "DT" else found[0], days)
+    if day is None:
+        return None
+    return day + (found[2] + (found[3] or "") if vr == "DT" else "")
 
 
 def _vr(tag: int, element: object) -> str | None:

@@ -74,6 +74,7 @@ CODED = re.compile(r"[A-Z0-9 _]{0,16}\Z")
 DATE = re.compile(r"[0-9]{8}\Z")
 TIME = re.compile(r"(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\.[0-9]{1,6})?)?)?\Z")
 DATETIME = re.compile(r"([0-9]{8})((?:[0-9]{2}){0,3}(?:\.[0-9]{1,6})?)([+-][0-9]{4})?\Z")
+ZONE = re.compile(r"[+-][0-9]{4}\Z")
 AGE = re.compile(r"([0-9]{3})([DWMY])\Z")
 UID = re.compile(r"[0-9][0-9.]{0,63}\Z")
 SCHEMES = frozenset(

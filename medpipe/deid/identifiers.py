@@ -17,6 +17,7 @@ from pydicom.uid import UID_dictionary
 from pydicom.valuerep import VR
 
 from medpipe.deid.freetext import CLOSED, vocabulary
+from medpipe.deid.profile import Retained
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.values import dictionary_vrs, parts, text_of
 
@@ -62,6 +63,10 @@ class Identifiers:
     uids: set[str] = field(default_factory=set, repr=False)
     spelled: set[bytes] = field(default_factory=set, repr=False)
     """As the bytes stand in the files."""
+    retained: Retained = field(default_factory=Retained)
+    """What the recipe keeps although it identifies: it is not gathered."""
+    told: set[str] = field(default_factory=set, repr=False)
+    """Dates that are kept, YYYYMMDD: they stand in the files, also where the patient was born on one of them."""
 
     def gather(self, dataset: Dataset) -> None:
         """Add what `dataset` holds, at every depth, private elements included."""
@@ -71,6 +76,8 @@ class Identifiers:
             if vr == VR.SQ or (vr == VR.UN and not isinstance(element, RawDataElement)):
                 for item in dataset[tag].value if dataset[tag].VR == VR.SQ else ():
                     self.gather(item)
+            elif self.retained.covers(int(tag), vr):
+                self.told.update(value[:8] for value in parts(text_of(dataset, tag)) if vr in (VR.DA, VR.DT))
             elif vr == VR.PN or int(tag) in NUMBERS or int(tag) in PLACES:
                 for value in parts(text_of(dataset, tag)):
                     self.add(value, place=int(tag) in PLACES, number=int(tag) in NUMBERS)

@@ -18,9 +18,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 import medpipe
-from medpipe.deid import faces, pixels, profile
-from medpipe.deid.actions import PIXELS, Cleaner, capped_age
+from medpipe.deid import faces, objects, overlays, pixels, profile
+from medpipe.deid.actions import PIXELS, Cleaner
 from medpipe.deid.reading import PREAMBLE, read
+from medpipe.deid.times import capped_age
 from medpipe.deid.values import text_of
 from medpipe.sources.folder import Reason
 
@@ -74,15 +75,16 @@ def deidentify(
     """De-identify one file, as it was read, into `target`, by way of `temporary` on the same file system; call within `reading.quiet`."""
     if isinstance(dataset, Reason):
         return Outcome(dataset)
-    if not any(tag in dataset for tag in PIXELS):
-        return Outcome(Reason.NO_PIXELS)
     cleaner.counts.clear()
     try:
-        reason = pixels.clean(dataset, cleaner.settings, cleaner.counts)
+        reason = objects.refused(dataset, cleaner.settings) or objects.data(dataset)
+        if reason is None and any(tag in dataset for tag in PIXELS):
+            reason = pixels.clean(dataset, cleaner.settings, cleaner.counts)
         if reason is None and treatment is not None:
             reason = faces.apply(dataset, treatment, cleaner.counts)
         if reason is not None:
             return Outcome(reason, counts=Counter(cleaner.counts))
+        cleaner.overlays = overlays.verified(dataset, cleaner.counts) if cleaner.settings.graphics == "clean" else frozenset()
         before = characteristics(dataset, cleaner)
         cleaner.clean(dataset)
         mark(dataset, cleaner, before)
@@ -98,7 +100,8 @@ def deidentify(
         temporary.unlink()
         return Outcome(Reason.RESIDUAL_IDENTIFIER)
     temporary.replace(target)
-    return Outcome(None, index_row(dataset, cleaner.patient, before, covariates), Counter(cleaner.counts))
+    row = index_row(dataset, cleaner.patient, before, covariates) | {"path": f"instances/{cleaner.patient}/{target.name}"}
+    return Outcome(None, row, Counter(cleaner.counts))
 
 
 def verified(path: Path, data: bytes, needles: Needles) -> bool:
@@ -153,7 +156,7 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
     dataset.DeidentificationMethodCodeSequence = Sequence(
         [_code(value, meaning) for value, meaning in profile.codes(settings, pixels_cleaned=searched, faces_cleaned=defaced)]
     )
-    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if settings.dates == "shift" else "REMOVED"
+    dataset.LongitudinalTemporalInformationModified = {"shift": "MODIFIED", "keep": "UNMODIFIED", "remove": "REMOVED"}[settings.dates]
     if searched:
         dataset.BurnedInAnnotation = "NO"
     elif "BurnedInAnnotation" in dataset:
@@ -187,14 +190,14 @@ def encoded(dataset: FileDataset) -> bytes:
 
 
 def index_row(dataset: FileDataset, patient: str, before: dict[str, Any], covariates: list[str]) -> dict[str, Any]:
-    """Return the row of the index for a cleaned instance, without label and day."""
+    """Return the row of the index for a cleaned instance, without path, label and day."""
     instance = str(dataset.SOPInstanceUID)
     row: dict[str, Any] = {
         "instance": instance,
         "series": text_of(dataset, 0x0020000E) or None,
         "study": text_of(dataset, 0x0020000D) or None,
         "patient": patient,
-        "path": f"instances/{patient}/{instance}.dcm",
+        "path": None,
         "modality": text_of(dataset, 0x00080060).strip() or None,
         "sop_class": str(dataset.SOPClassUID),
         "rows": int(dataset.get("Rows", 0) or 0) or None,

@@ -17,12 +17,13 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileDataset
 
-from medpipe.deid import earlier, instance, pseudonyms
-from medpipe.deid.actions import Cleaner, shifted_date
+from medpipe.deid import earlier, instance, profile, pseudonyms
+from medpipe.deid.actions import Cleaner
 from medpipe.deid.consent import said
 from medpipe.deid.faces import Faces
 from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.reading import identity, quiet, read
+from medpipe.deid.times import shifted_date
 from medpipe.deid.values import text_of
 from medpipe.records import write_bytes
 from medpipe.settings import DeidSettings
@@ -206,7 +207,7 @@ def _gathered(unit: Unit, wanted: set[int], heads: Faces) -> tuple[Identifiers, 
 
     Where the files are small, each is read once and kept; else only their headers are read here.
     """
-    identifiers, dates = Identifiers(), {}
+    identifiers, dates = Identifiers(retained=profile.retained(unit.settings)), {}
     keep = sum(_size(path) for ordinal, path, _ in unit.files if ordinal in wanted) <= KEPT_BYTES
     kept: dict[int, FileDataset | Reason] = {}
     for ordinal, path, _ in unit.files:
@@ -221,6 +222,7 @@ def _gathered(unit: Unit, wanted: set[int], heads: Faces) -> tuple[Identifiers, 
         with contextlib.suppress(ValueError):
             text = text_of(dataset, 0x00080020).strip()
             dates[ordinal] = date(int(text[:4]), int(text[4:6]), int(text[6:8]))
+    identifiers.dates -= identifiers.told
     first = min(dates.values(), default=date.min)
     return identifiers, {ordinal: (day - first).days for ordinal, day in dates.items()}, kept
 

@@ -1,7 +1,8 @@
 """Text burned into pixels: find it in every distinct frame, deny it by default, black it out, look again.
 
 Only lines made wholly of technical tokens (side marks, projections, units) stay. What cannot be decoded is not passed.
-Pixels without denied text keep their bytes as they were encoded.
+Pixels without denied text keep their bytes as they were encoded; a segmentation with text is not blacked out but refused,
+since a mask with a hole is another mask.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medpipe.deid import ocr
+from medpipe.deid import encapsulated, ocr
 from medpipe.deid.values import text_of
 from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
@@ -43,6 +44,9 @@ _WORD = re.compile(r"[^\W_]+")
 _UNITS = "(?:KVP|KV|MAS|MA|MM|CM|HZ|MHZ|DB|FPS|BPM|MS|SEC|%)"
 _MEASURE = re.compile(rf"[0-9]{{1,3}}(?:[.,][0-9]{{1,2}})?{_UNITS}\Z")
 _SPACED = re.compile(rf"(?<=[0-9])\s+(?={_UNITS}(?![A-Z]))")
+SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+ELEMENTS = {0x7FE00010: 0, 0x7FE00008: 32, 0x7FE00009: 64}
+"""The elements that hold pixels, and the bits of one value where the element itself says so."""
 Frame = NDArray[Any]
 
 
@@ -65,44 +69,65 @@ def denied(line: ocr.Line) -> bool:
 
 def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Reason | None:
     """Clean the pixels of an object in place, before its header is cleaned; return why it must not pass, None where it may."""
-    problem = _trimmed(dataset)
-    if problem or int(dataset.get("BitsAllocated", 0) or 0) == 1:
-        return problem  # one bit a pixel is a mask
+    if problem := _trimmed(dataset):
+        return problem
+    compressed = dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    decode = compressed and not encapsulated.blank(dataset, counts)
     if _hidden_overlay(dataset):
-        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        if compressed:
             return Reason.EMBEDDED_OVERLAY
         _clear_unused_bits(dataset)
         counts["pixels, unused bits cleared"] += 1
     found: dict[bytes, list[ocr.Line]] = {}
     order = []
     try:
-        for frame in iter_pixels(dataset):
+        for frame in _frames(dataset):
             key = hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest()
             if key not in found:
-                found[key] = [line for line in ocr.lines(grey(frame, dataset)) if denied(line)]
+                found[key] = _denied(frame, dataset)
             order.append(key)
     except MemoryError:
         raise
     except Exception:  # decoders raise whatever they like; without pixels nothing can be vouched for
         return Reason.UNDECODABLE
-    counts["frames searched for text"] += len(order)
-    if not any(found.values()):
+    if not order:
+        return Reason.UNDECODABLE
+    if len(found) > 1 or not _one_bit(dataset) or found[order[0]]:
+        counts["frames searched for text"] += len(order)
+    if not any(found.values()) and not decode:
         return None
-    if settings.burned_in == "quarantine":
+    drawn = text_of(dataset, 0x00080016).strip() in SEGMENTATIONS
+    if any(found.values()) and (settings.burned_in == "quarantine" or drawn):
         return Reason.BURNED_IN_TEXT
     counts["frames blacked out"] += sum(bool(found[key]) for key in order)
+    counts["frames decoded"] += len(order) if decode else 0
     return _black_out(dataset, found, order, counts)
+
+
+def _denied(frame: Frame, dataset: Dataset) -> list[ocr.Line]:
+    """Return the lines of text in a frame that must go; a frame of one value shows none."""
+    if _one_bit(dataset) and frame.min() == frame.max():
+        return []
+    lines = [line for line in ocr.lines(grey(frame, dataset)) if denied(line)]
+    if text_of(dataset, 0x00080016).strip() in SEGMENTATIONS:  # the outlines of organs look like single letters, not like words
+        lines = [line for line in lines if line.read >= READ_MIN and sum(len(word) for word in _WORD.findall(line.text)) > 2]
+    return lines
+
+
+def _one_bit(dataset: Dataset) -> bool:
+    return int(dataset.get("BitsAllocated", 0) or 0) == 1
 
 
 def grey(frame: Frame, dataset: Dataset) -> ocr.Grey:
     """Return a frame (H, W) or (H, W, samples) as a person would see it, in 8-bit grey (H, W)."""
+    stored = min(8, int(dataset.get("BitsStored", 8) or 8))
     if text_of(dataset, 0x00280004).strip() == "PALETTE COLOR":
-        frame = apply_color_lut(frame, dataset)
+        frame, stored = apply_color_lut(frame, dataset), 8
     values = frame.astype(np.float32)
     if values.ndim == 3:
         values = values[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) if values.shape[-1] >= 3 else values[..., 0]
     if frame.dtype == np.uint8:
-        return np.asarray(np.rint(values).clip(0, 255), dtype=np.uint8)
+        return np.asarray(np.rint(values * (255 / (2**stored - 1))).clip(0, 255), dtype=np.uint8)
     values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
     low, high = np.percentile(values, [0.1, 99.9])
     if high <= low:  # nearly constant: what little there is may be text
@@ -135,7 +160,12 @@ def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list
 
 
 def _frames(dataset: Dataset) -> Iterator[Frame]:
-    yield from iter_pixels(dataset)
+    if not _one_bit(dataset) or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from iter_pixels(dataset)
+        return
+    rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames", 1) or 1)
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little", count=rows * columns * count)
+    yield from bits.reshape(count, rows, columns)  # frames need not begin with a byte (PS3.5 8.1.1)
 
 
 def _fill(frame: Frame, line: ocr.Line, dataset: Dataset) -> None:
@@ -172,25 +202,29 @@ def replace(dataset: Dataset, values: bytes, dtype: np.dtype[Any] | None) -> Non
     dataset.add_new(0x7FE00010, "OW" if wide or implicit else "OB", values + b"\0" * (len(values) % 2))
 
 
-def _expected(dataset: Dataset) -> int:
+def _expected(dataset: Dataset, bits: int) -> int:
     """Return the bytes that native pixels take without padding (PS3.5 8.1.1)."""
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    samples, bits = int(dataset.get("SamplesPerPixel", 1) or 1), int(dataset.BitsAllocated)
+    samples = int(dataset.get("SamplesPerPixel", 1) or 1)
     pixels = int(dataset.Rows) * int(dataset.Columns) * frames * samples
     if text_of(dataset, 0x00280004).strip() == "YBR_FULL_422":
         pixels = pixels * 2 // 3
-    return -(-pixels * bits // 8)
+    return -(-pixels * (bits or int(dataset.BitsAllocated)) // 8)
 
 
 def _trimmed(dataset: Dataset) -> Reason | None:
     """Check native pixels for their length, and cut what stands behind the last one: padding can hold anything."""
-    if "PixelData" not in dataset or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    elements = [tag for tag in ELEMENTS if tag in dataset]
+    if len(elements) > 1:
+        return Reason.UNDECODABLE  # only one of them would be looked at
+    if not elements or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return None
+    tag = elements[0]
     try:
-        expected = _expected(dataset)
+        expected = _expected(dataset, ELEMENTS[tag])
     except (AttributeError, TypeError, ValueError, OverflowError):
         return Reason.UNDECODABLE
-    element = dataset.get_item(0x7FE00010)
+    element = dataset.get_item(tag)
     values = bytes(element.value or b"") if element is not None else b""
     if expected == 0:
         return Reason.UNDECODABLE
@@ -198,8 +232,8 @@ def _trimmed(dataset: Dataset) -> Reason | None:
         return Reason.TRUNCATED
     padded = values[:expected] + b"\0" * (expected % 2)
     if padded != values:
-        vr = "OW" if int(dataset.BitsAllocated) > 8 or dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian else "OB"
-        dataset.add_new(0x7FE00010, vr, padded)
+        wide = int(dataset.get("BitsAllocated", 8) or 8) > 8 or dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+        dataset.add_new(tag, {0: "OW" if wide else "OB", 32: "OF", 64: "OD"}[ELEMENTS[tag]], padded)
     return None
 
 

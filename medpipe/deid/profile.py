@@ -14,7 +14,9 @@ from typing import Literal
 
 from medpipe.settings import DeidSettings
 
-Action = Literal["remove", "empty", "dummy", "uid", "keep", "shift", "patient", "name", "accession", "site", "scanner"]
+Action = Literal[
+    "remove", "empty", "dummy", "uid", "keep", "retain", "clean", "shift", "keep date", "patient", "name", "accession", "site", "scanner"
+]
 
 BASIC: dict[str, Action] = {
     "X": "remove",
@@ -30,6 +32,37 @@ BASIC: dict[str, Action] = {
 }
 PSEUDONYMS: dict[int, Action] = {0x00100020: "patient", 0x00100010: "name", 0x00080050: "accession"}
 SITES: dict[int, Action] = {0x00080080: "site", 0x00181000: "scanner"}
+GRAPHICS = 0x00700001
+"""Graphic Annotation Sequence."""
+GRAPHIC_TEXT = 0x00700006
+"""Unformatted Text Value: newer than the option columns, and what Clean Graphics is about."""
+DATES = ("DA", "DT", "TM")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of PS3.15 Annex E: its column in table E.1-1, its CID 7050 code, and the setting that chooses it."""
+
+    column: str
+    code: str
+    meaning: str
+    setting: str
+    value: str | bool
+
+
+OPTIONS = (
+    Option("graphics", "113103", "Clean Graphics Option", "graphics", "clean"),
+    Option("content", "113104", "Clean Structured Content Option", "structured_content", "clean"),
+    Option("descriptors", "113105", "Clean Descriptors Option", "descriptors", "clean"),
+    Option("full_dates", "113106", "Retain Longitudinal Temporal Information Full Dates Option", "dates", "keep"),
+    Option("modified_dates", "113107", "Retain Longitudinal Temporal Information Modified Dates Option", "dates", "shift"),
+    Option("patient", "113108", "Retain Patient Characteristics Option", "retain_patient_characteristics", True),
+    Option("devices", "113109", "Retain Device Identity Option", "retain_device_identity", True),
+    Option("uids", "113110", "Retain UIDs Option", "retain_uids", True),
+    Option("private", "113111", "Retain Safe Private Option", "retain_safe_private", True),
+    Option("institutions", "113112", "Retain Institution Identity Option", "retain_institution_identity", True),
+)
+"""In the order of CID 7050; Clean Pixel Data (113101) is no column of the table and is claimed where it was done."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +103,31 @@ def rows() -> tuple[Row, ...]:
     return tuple(Row(*row) for row in data)
 
 
+def chosen(settings: DeidSettings) -> frozenset[str]:
+    """Return the columns of the options that a recipe chooses."""
+    return frozenset(option.column for option in OPTIONS if getattr(settings, option.setting) == option.value)
+
+
 def action(row: Row, settings: DeidSettings) -> Action:
     """Return what a recipe does with the elements of `row`.
 
-    `shift` applies to values that are dates and times of day; other values under it fall back to the basic action.
+    `shift` and `keep date` apply to values that are dates and times of day, `keep`, `retain` and `clean` to values that
+    pass their checks; other values fall back to the basic action.
     """
     tag = int(row.tag, 16) if "X" not in row.tag and row.tag != "PRIVATE" else -1
     if tag in PSEUDONYMS:
         return PSEUDONYMS[tag]
+    if "full_dates" in row.options:  # also of a device that is kept: its dates are moved like all others
+        dates: dict[str, Action] = {"shift": "shift", "keep": "keep date", "remove": BASIC[row.basic]}
+        return dates[settings.dates]
+    on = {option: code for option, code in row.options.items() if option in chosen(settings)}
+    if "K" in on.values():
+        return "keep" if "patient" in on else "retain"
     if settings.sites == "pseudonym" and tag in SITES:
         return SITES[tag]
-    if settings.retain_patient_characteristics and row.options.get("patient") == "K":
-        return "keep"
-    if settings.dates == "shift" and row.options.get("modified_dates") == "C":
-        return "shift"
-    return BASIC[row.basic]
+    if on or (tag == GRAPHIC_TEXT and settings.graphics == "clean"):
+        return "clean"
+    return "remove" if tag == GRAPHICS else BASIC[row.basic]  # a dummy could only be drawn
 
 
 def basic(row: Row) -> Action:
@@ -95,18 +138,39 @@ def basic(row: Row) -> Action:
 @lru_cache
 def policy(settings: DeidSettings) -> dict[int, tuple[Action, Action]]:
     """Return tag to (action, basic action) for every row with one tag; repeating groups and private elements always go."""
-    return {int(row.tag, 16): (action(row, settings), basic(row)) for row in rows() if row.tag != "PRIVATE" and "X" not in row.tag}
+    return {tag: (action(row, settings), basic(row)) for tag, row in _listed().items()}
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Attributes that a recipe keeps although they identify: what stands there is not searched for elsewhere."""
+
+    tags: frozenset[int] = frozenset()
+    dates: bool = False
+    uids: bool = False
+
+    def covers(self, tag: int, vr: str) -> bool:
+        """Say whether the values of an element stay."""
+        if vr in DATES:
+            return self.dates and (tag not in _listed() or "full_dates" in _listed()[tag].options)
+        return self.uids if vr == "UI" else tag in self.tags
+
+
+@lru_cache
+def retained(settings: DeidSettings) -> Retained:
+    """Return what a recipe keeps although it identifies."""
+    tags = frozenset(tag for tag, (action, _) in policy(settings).items() if action == "retain")
+    return Retained(tags, settings.dates == "keep", settings.retain_uids)
+
+
+@lru_cache
+def _listed() -> dict[int, Row]:
+    return {int(row.tag, 16): row for row in rows() if row.tag != "PRIVATE" and "X" not in row.tag}
 
 
 def codes(settings: DeidSettings, *, pixels_cleaned: bool, faces_cleaned: bool = False) -> list[tuple[str, str]]:
     """Return the CID 7050 codes (value, meaning) of what was done, in the order of the context group."""
-    out = [("113100", "Basic Application Confidentiality Profile")]
-    if pixels_cleaned:
-        out.append(("113101", "Clean Pixel Data Option"))
-    if faces_cleaned:
-        out.append(("113102", "Clean Recognizable Visual Features Option"))
-    if settings.dates == "shift":
-        out.append(("113107", "Retain Longitudinal Temporal Information Modified Dates Option"))
-    if settings.retain_patient_characteristics:
-        out.append(("113108", "Retain Patient Characteristics Option"))
-    return out
+    pixels = [("113101", "Clean Pixel Data Option")] if pixels_cleaned else []
+    faces = [("113102", "Clean Recognizable Visual Features Option")] if faces_cleaned else []
+    options = [(option.code, option.meaning) for option in OPTIONS if option.column in chosen(settings)]
+    return [("113100", "Basic Application Confidentiality Profile"), *pixels, *faces, *options]

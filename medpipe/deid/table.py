@@ -15,9 +15,9 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
-from medpipe.deid.actions import AGE_LIMIT
 from medpipe.deid.identifiers import TOKEN, folded
 from medpipe.deid.pseudonyms import Pseudonyms
+from medpipe.deid.times import AGE_LIMIT
 from medpipe.errors import InputError
 from medpipe.settings import SourceSettings
 

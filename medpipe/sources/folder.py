@@ -34,6 +34,9 @@ class Reason(StrEnum):
     NO_PIXELS = "NO_PIXELS"
     NO_CONSENT = "NO_CONSENT"
     CONSENT_REFUSED = "CONSENT_REFUSED"
+    REPORT = "REPORT"
+    DOCUMENT = "DOCUMENT"
+    AUDIO = "AUDIO"
     UNREADABLE = "UNREADABLE"
     TRUNCATED = "TRUNCATED"
     MALFORMED = "MALFORMED"
@@ -53,7 +56,10 @@ SENTENCES: dict[Reason, str] = {
     Reason.NOT_DICOM: "Not a DICOM file.",
     Reason.DICOMDIR: "The index of a medium; it repeats patients' names and is not needed.",
     Reason.DUPLICATE: "The same bytes as another file; the first in the listing is used.",
-    Reason.NO_PIXELS: "A DICOM object that is not an image, such as a report, a presentation state or a document.",
+    Reason.NO_PIXELS: "A DICOM object that is not an image, or, with `deid.objects: all`, of a kind that is not known to be clean.",
+    Reason.REPORT: "A report, whose content stays out unless `deid.structured_content` is `clean`.",
+    Reason.DOCUMENT: "An encapsulated document (PDF, CDA, a model): what its pages show cannot be verified.",
+    Reason.AUDIO: "A recording of sound: what is said in it cannot be verified.",
     Reason.NO_CONSENT: "Its patient's permission for this use is not in the consent ledger, does not cover it, or is out of date.",
     Reason.CONSENT_REFUSED: "Its patient withdrew consent, or a header of one of the patient's files refuses it.",
     Reason.UNREADABLE: "The operating system could not read it.",
@@ -79,6 +85,9 @@ SET_ASIDE = frozenset(
         Reason.NO_PIXELS,
         Reason.NO_CONSENT,
         Reason.CONSENT_REFUSED,
+        Reason.REPORT,
+        Reason.DOCUMENT,
+        Reason.AUDIO,
     }
 )
 """Reasons that are ordinary: counted, but not held against `deid.quarantine_max`; those of consent have a bound of their own."""

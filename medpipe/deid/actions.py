@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
-from medpipe.deid import freetext
+from medpipe.deid import binary, freetext
 from medpipe.deid.identifiers import CLASS_UIDS, Identifiers
 from medpipe.deid.profile import Action, policy
 from medpipe.deid.pseudonyms import Pseudonyms
@@ -155,7 +155,7 @@ class Cleaner:
         if vr == "AS":
             age = capped_age(text)
             self._put(dataset, tag, vr, age or "", "kept, characteristic")
-        elif self._harmless(vr, text, ""):
+        elif self._harmless(vr, text, "") and not (vr in NUMERIC and binary.identifies(dataset.get_item(tag), vr, self.identifiers)):
             self.counts["kept, characteristic"] += 1
         else:
             self._remove(dataset, tag, "removed, text not technical")
@@ -164,13 +164,13 @@ class Cleaner:
         number = int(tag)
         if vr == "SQ":
             self._sequence(dataset, tag, empty=False)
-        elif vr in NUMERIC:
-            self.counts["kept"] += 1
-        elif vr in BULK:
-            if number in BINARY:
-                self.counts["kept"] += 1
+        elif vr in NUMERIC or (vr in BULK and number in BINARY):
+            if binary.identifies(dataset.get_item(tag), vr, self.identifiers):
+                self._remove(dataset, tag, "removed, no number")
             else:
-                self._remove(dataset, tag, "removed, binary")
+                self.counts["kept"] += 1
+        elif vr in BULK:
+            self._remove(dataset, tag, "removed, binary")
         elif vr == "UI":
             self._off_table_uid(dataset, tag)
         elif vr in ("DA", "DT", "TM"):
@@ -194,7 +194,7 @@ class Cleaner:
     def _stays(self, number: int, value: str) -> bool:
         if not value or value in UID_dictionary:
             return True
-        return number in CLASS_UIDS and bool(freetext.UID.match(value)) and not self.identifiers.within(value)
+        return number in CLASS_UIDS and bool(freetext.CLASS_UID.match(value)) and not self.identifiers.within(value)
 
     def _off_table_text(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
         text = text_of(dataset, tag)

@@ -75,7 +75,8 @@ DATE = re.compile(r"[0-9]{8}\Z")
 TIME = re.compile(r"(?:[01][0-9]|2[0-3])(?:[0-5][0-9](?:(?:[0-5][0-9]|60)(?:\.[0-9]{1,6})?)?)?\Z")
 DATETIME = re.compile(r"([0-9]{8})((?:[0-9]{2}){0,3}(?:\.[0-9]{1,6})?)([+-][0-9]{4})?\Z")
 AGE = re.compile(r"([0-9]{3})([DWMY])\Z")
-UID = re.compile(r"[0-9][0-9.]{0,63}\Z")
+CLASS_UID = re.compile(r"(?=.{1,40}\Z)[0-9]{1,6}(?:\.[0-9]{1,6})+\Z")
+"""A UID of a kind of object or of a scheme: manufacturers' roots have at most six digits, numbers of patients mostly more."""
 SCHEMES = frozenset(
     {
         "DCM", "SCT", "SRT", "SNM3", "99SDM", "LN", "UCUM", "RADLEX", "FMA", "BI", "UMLS", "RXNORM", "ICD10", "NCIT", "UNS", "MA", "SCPECG",

@@ -64,6 +64,11 @@ class Person:
         return {"birth": birth, "study": study, "follow_up": study + timedelta(self._rng.randrange(40, 400))}
 
     @property
+    def sparse(self) -> bool:
+        """Whether the headers name little of this person, so that only the rules for text can find the rest."""
+        return self.seed % 2 == 1
+
+    @property
     def script(self) -> tuple[str, str, str, str]:
         """Character set as DICOM writes it, the name in it, its phonetic form, Python's codec."""
         return _SCRIPTS[self.seed % len(_SCRIPTS)]

@@ -24,11 +24,14 @@ from pydicom.tag import Tag
 from medpipe.deid import profile
 
 BINARY_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
-_STEERING = ("Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored HighBit "
-             "PixelRepresentation SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID SpecificCharacterSet PatientName "
-             "PatientBirthDate StudyDate Modality TransferSyntaxUID RedPaletteColorLookupTableDescriptor ReferencedSOPInstanceUID "
-             "GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData "
-             "GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PixelPaddingValue PixelPaddingRangeLimit").split()  # fmt: skip
+_STEERING = """
+    Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored
+    HighBit PixelRepresentation SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID SpecificCharacterSet
+    PatientName PatientBirthDate StudyDate Modality TransferSyntaxUID RedPaletteColorLookupTableDescriptor
+    ReferencedSOPInstanceUID GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
+    RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PixelPaddingValue
+    PixelPaddingRangeLimit
+""".split()  # noqa: SIM905
 STEERING = frozenset(tag_for_keyword(word) for word in _STEERING)
 Plant = Callable[[FileDataset, Person, Random], None]
 
@@ -42,7 +45,9 @@ def vr_of(tag: int) -> str:
 def put(dataset: Dataset, tag: int, vr: str, value: bytes) -> None:
     """Put bytes as they are, of even length."""
     value += b"\0" * (len(value) % 2) if vr in ("OB", "UN", "UI") else b" " * (len(value) % 2)
-    dataset[Tag(tag)] = RawDataElement(Tag(tag), vr, len(value), value, 0, *dataset.original_encoding, True)
+    dataset[Tag(tag)] = RawDataElement(
+        Tag(tag), None if dataset.original_encoding[0] else vr, len(value), value, 0, *dataset.original_encoding, True
+    )
 
 
 def value(vr: str, who: Person, rng: Random, *, little: bool = True) -> bytes:
@@ -92,12 +97,14 @@ def identity(file: FileDataset, who: Person, rng: Random) -> None:
     put(file, 0x00080005, "CS", who.script[0].encode())
     put(file, 0x00100010, "PN", name.encode(who.script[3]))
     put(file, 0x00100020, "LO", who.words["mrn"].encode())
-    put(file, 0x00101000, "LO", f"{who.words['other_id']}\\{who.words['serial']}".encode())
     for tag, day in ((0x00100030, "birth"), (0x00080020, rng.choice(("study", "follow_up")))):
         put(file, tag, "DA", f"{who.days[day]:%Y%m%d}".encode())
     put(file, 0x00080022, "DA", f"{who.days['follow_up']:%Y%m%d}".encode())
     put(file, 0x00080023, "DA", f"{who.days['study']:%Y%m%d}".encode())
     put(file, 0x00080050, "SH", who.words["accession"].encode())
+    if who.sparse:
+        return
+    put(file, 0x00101000, "LO", f"{who.words['other_id']}\\{who.words['serial']}".encode())
     put(file, 0x00102154, "SH", who.words["phone"].encode())
     put(file, 0x00101040, "LO", f"12 {who.words['street']} Street, {who.words['town']}".encode())
     put(file, 0x00080080, "LO", f"{who.words['institution']} Hospital".encode())
@@ -119,7 +126,8 @@ def _off_table() -> tuple[int, ...]:
     listed = {int(row.tag, 16) for row in profile.rows() if row.tag != "PRIVATE" and "X" not in row.tag}
     return tuple(
         tag for tag in DicomDictionary if tag not in listed and tag >> 16 >= 8 and tag >> 16 not in (0x7FE0, 0xFFFA, 0xFFFE)
-        and tag & 0xFFFF and tag not in STEERING and tag >> 16 != 0x0004 and vr_of(tag) != "NONE" and tag >> 8 & 0xFF00 not in (0x5000, 0x6000)
+        and tag & 0xFFFF and tag not in STEERING and tag >> 16 != 0x0004 and vr_of(tag) != "NONE"
+        and tag >> 8 & 0xFF00 not in (0x5000, 0x6000)
     )  # fmt: skip
 
 
@@ -167,7 +175,9 @@ def private(file: Dataset, who: Person, rng: Random) -> None:
 
 def unknown(file: Dataset, who: Person, rng: Random) -> None:
     """Even groups that no dictionary knows, group lengths, retired groups and foreign VRs."""
-    for number, tag in enumerate((0x00110000, 0x00120FFF, 0x0018FFF1, 0x00FA0010, 0x30FE0001, 0x88880010, 0x00080000, 0x00280000, 0x4FFE0001)):
+    for number, tag in enumerate(
+        (0x00110000, 0x00120FFF, 0x0018FFF1, 0x00FA0010, 0x30FE0001, 0x88880010, 0x00080000, 0x00280000, 0x4FFE0001)
+    ):
         if not tag >> 16 & 1:
             vr = ("LO", "UN", "OB", "UT")[number % 4] if tag & 0xFFFF else "UL"
             put(file, tag, vr, f"{who.words['given']} {who.words['mrn']}".encode())
@@ -192,10 +202,17 @@ def words(file: Dataset, who: Person, rng: Random) -> None:
 
 def codes(file: Dataset, who: Person, rng: Random) -> None:
     """Code sequences whose code, scheme, version or meaning is an identifier."""
-    for tag, scheme in ((0x00081032, "DCM"), (0x00540220, "SCT"), (0x00082218, who.words["family"]), (0x00540304, "99LOCAL"), (0x00409098, "UCUM")):
+    for tag, scheme in (
+        (0x00081032, "DCM"),
+        (0x00540220, "SCT"),
+        (0x00082218, who.words["family"]),
+        (0x00540304, "99LOCAL"),
+        (0x00409098, "UCUM"),
+    ):
         item = _like(Dataset(), file)
         for place, text in ((0x00080100, who.words["mrn"]), (0x00080102, scheme), (0x00080103, who.words["family"]),
-                            (0x00080104, f"{who.words['family']} type"), (0x00080119, who.words["other_id"]), (0x00080120, "urn:" + who.words["mrn"]),
+                            (0x00080104, f"{who.words['family']} type"), (0x00080119, who.words["other_id"]), 
+                            (0x00080120, "urn:" + who.words["mrn"]),
                             (0x00080122, who.words["family"])):  # fmt: skip
             put(item, place, vr_of(place), text.encode())
         file[Tag(tag)] = pydicom.DataElement(Tag(tag), "SQ", Sequence([item]))
@@ -222,7 +239,16 @@ def around(file: FileDataset, who: Person, rng: Random) -> None:
     """Preamble, file meta, padding of the dataset, and empty elements beside them."""
     text = f"{who.words['family']} {who.words['mrn']} {who.days['birth']:%Y%m%d}".encode()
     file.preamble = text.ljust(128, b"\0")[:128]
-    for number, vr in ((0x0016, "AE"), (0x0017, "AE"), (0x0018, "AE"), (0x0013, "SH"), (0x0100, "UI"), (0x0102, "OB"), (0x0026, "UR"), (0x0031, "OB")):
+    for number, vr in (
+        (0x0016, "AE"),
+        (0x0017, "AE"),
+        (0x0018, "AE"),
+        (0x0013, "SH"),
+        (0x0100, "UI"),
+        (0x0102, "OB"),
+        (0x0026, "UR"),
+        (0x0031, "OB"),
+    ):
         put(file.file_meta, 0x00020000 | number, vr, who.uid("meta").encode() if vr == "UI" else text[:16] if vr in ("AE", "SH") else text)
     put(file, 0xFFFCFFFC, "OB", text)
     for tag in (0x00181030, 0x00081030, 0x00180024, 0x00104000):
@@ -266,7 +292,8 @@ PLACES: tuple[Plant, ...] = (table_rows, off_table, unknown, words, nested, priv
 def plant(file: FileDataset, who: Person, number: int, rng: Random) -> FileDataset:
     """Make a file the person's, and plant identifiers in every kind of place."""
     for place in PLACES:
-        place(file, who, rng)
+        if place is not table_rows or not who.sparse:
+            place(file, who, rng)
     identity(file, who, rng)
     for tag, kind in ((0x00080018, "instance"), (0x0020000D, "study"), (0x0020000E, "series")):
         put(file, tag, "UI", who.uid(kind, number if kind == "instance" else 0).encode())

@@ -203,7 +203,7 @@ class Cleaner:
         if public and int(tag) == 0x00080102:
             self.counts["kept"] += 1
             return
-        kind = "code" if public and int(tag) in CODE_TAGS else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
+        kind = "code" if int(tag) in CODE_TAGS and freetext.is_code(scheme, text) else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
         fine = [self._harmless(vr, value, kind) for value in values]
         if all(fine):
             self.counts["kept"] += 1

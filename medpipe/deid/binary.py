@@ -33,7 +33,9 @@ def identifies(element: DataElement | RawDataElement, vr: str, identifiers: Iden
         return True
     if identifiers.in_bytes(value):
         return True
-    return vr in FORMATS and any(_one_of(number, identifiers) for number in _unpacked(value, vr, getattr(element, "is_little_endian", True)))
+    return vr in FORMATS and any(
+        _one_of(number, identifiers) for number in _unpacked(value, vr, getattr(element, "is_little_endian", True))
+    )
 
 
 def _unpacked(value: bytes, vr: str, little: bool) -> Iterable[Any]:
@@ -48,9 +50,16 @@ def _unpacked(value: bytes, vr: str, little: bool) -> Iterable[Any]:
 
 
 def _numbers(value: object) -> Iterable[Any]:
-    return value if isinstance(value, (list, tuple)) or hasattr(value, "append") else () if value is None else (value,)
+    if isinstance(value, Iterable):
+        return value
+    return () if value is None else (value,)
 
 
 def _one_of(number: Any, identifiers: Identifiers) -> bool:
     """Say whether a number of any type is one of the patient's."""
-    return isinstance(number, (int, float)) and NUMBER_MIN <= abs(number) < 1e19 and number == int(number) and abs(int(number)) in identifiers.known.whole
+    return (
+        isinstance(number, (int, float))
+        and NUMBER_MIN <= abs(number) < 1e19
+        and number == int(number)
+        and abs(int(number)) in identifiers.known.whole
+    )

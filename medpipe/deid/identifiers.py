@@ -33,6 +33,7 @@ NUMBERS = frozenset(
 )  # fmt: skip
 PLACES = frozenset({0x00080080, 0x00080081, 0x00080092, 0x00081040, 0x00101040, 0x00102152, 0x00402008, 0x00380300, 0x0040A07C})
 TOKEN = re.compile(r"[^\W_]+")
+_DIGITS = re.compile(r"[0-9]{6,}")
 LONG = 4
 """From this length on a name or number is searched for inside other words and in written bytes."""
 PHRASE = 8
@@ -99,6 +100,7 @@ class Identifiers:
         whole = "".join(found)
         if number and len(whole) > 1:
             self.numbers.add(whole)
+            self.numbers.update(_DIGITS.findall(whole))  # A123456789 is written without its letter, too
         for token in found:
             if (place or number) and (len(token) < LONG or token in vocabulary()):
                 continue  # half the names of hospitals and devices are technical words, such as Radiology and Siemens
@@ -147,8 +149,10 @@ class Identifiers:
             value = float(digits)
         except ValueError:
             return False
-        plain = digits.strip().lstrip("+-0").split(".")[0]
-        return (len(plain) >= LONG and plain in self.known.plain) or (abs(value) < 1e19 and abs(int(value)) in self.known.whole)
+        plain = digits.strip().lstrip("+-").split(".")[0]
+        return (len(plain) >= LONG and (plain in self.known.tokens or plain.lstrip("0") in self.known.plain)) or (
+            abs(value) < 1e19 and abs(int(value)) in self.known.whole
+        )
 
     def needles(self) -> tuple[set[bytes], set[bytes]]:
         """Return the bytes that no written file may hold, in lower case: (anywhere, only with no like character beside them).

@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
-from medpipe.deid import freetext, private
+from medpipe.deid import binary, freetext, private
 from medpipe.deid.dummies import DUMMIES, TEXT_DUMMY, empty
 from medpipe.deid.identifiers import CLASS_UIDS, Identifiers
 from medpipe.deid.profile import DATES, Action, policy
@@ -163,7 +163,9 @@ class Cleaner:
         if vr == "AS":
             age = capped_age(text)
             self._put(dataset, tag, vr, age or "", "kept, characteristic")
-        elif harmless(vr, text, "", self.identifiers):
+        elif harmless(vr, text, "", self.identifiers) and not (
+            vr in NUMERIC and binary.identifies(dataset.get_item(tag), vr, self.identifiers)
+        ):
             self.counts["kept, characteristic"] += 1
         else:
             self._remove(dataset, tag, "removed, text not technical")
@@ -207,13 +209,13 @@ class Cleaner:
         number = int(tag)
         if vr == "SQ":
             self._sequence(dataset, tag, empty=False)
-        elif vr in NUMERIC:
-            self.counts["kept"] += 1
-        elif vr in BULK:
-            if number in BINARY:
-                self.counts["kept"] += 1
+        elif vr in NUMERIC or (vr in BULK and number in BINARY):
+            if binary.identifies(dataset.get_item(tag), vr, self.identifiers):
+                self._remove(dataset, tag, "removed, no number")
             else:
-                self._remove(dataset, tag, "removed, binary")
+                self.counts["kept"] += 1
+        elif vr in BULK:
+            self._remove(dataset, tag, "removed, binary")
         elif vr == "UI":
             self._off_table_uid(dataset, tag)
         elif vr in DATES:
@@ -235,8 +237,8 @@ class Cleaner:
     def _stays(self, number: int, value: str) -> bool:
         if not value or value in UID_dictionary:
             return True
-        kept = number in CLASS_UIDS or self.settings.retain_uids
-        return kept and bool(freetext.UID.match(value)) and not self.identifiers.within(value)
+        fine = (number in CLASS_UIDS and freetext.CLASS_UID.match(value)) or (self.settings.retain_uids and freetext.UID.match(value))
+        return bool(fine) and not self.identifiers.within(value)
 
     def _off_table_text(self, dataset: Dataset, tag: BaseTag, vr: str, scheme: str) -> None:
         text = text_of(dataset, tag)
@@ -245,7 +247,7 @@ class Cleaner:
         if public and int(tag) == 0x00080102:
             self.counts["kept"] += 1
             return
-        kind = "code" if public and int(tag) in CODE_TAGS else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
+        kind = "code" if int(tag) in CODE_TAGS and freetext.is_code(scheme, text) else "sequence name" if int(tag) in SEQUENCE_NAMES else ""
         fine = [harmless(vr, value, kind, self.identifiers) for value in values]
         if all(fine):
             self.counts["kept"] += 1

@@ -77,10 +77,12 @@ DATETIME = re.compile(r"([0-9]{8})((?:[0-9]{2}){0,3}(?:\.[0-9]{1,6})?)([+-][0-9]
 ZONE = re.compile(r"[+-][0-9]{4}\Z")
 AGE = re.compile(r"([0-9]{3})([DWMY])\Z")
 UID = re.compile(r"[0-9][0-9.]{0,63}\Z")
+CLASS_UID = re.compile(r"(?=.{1,40}\Z)[0-9]{1,6}(?:\.[0-9]{1,6})+\Z")
+"""A UID of a kind of object or of a scheme: manufacturers' roots have at most six digits, numbers of patients mostly more."""
 SCHEMES = frozenset(
     {
         "DCM", "SCT", "SRT", "SNM3", "99SDM", "LN", "UCUM", "RADLEX", "FMA", "BI", "UMLS", "RXNORM", "ICD10", "NCIT", "UNS", "MA", "SCPECG",
-        "MDC", "BARI", "I9C", "I10P", "DCMUID", "PUBCHEM_CID", "NDC", "NEU", "99HIGHDICOM", "99QIICR", "99PMP",
+        "MDC", "NCIt", "BARI", "I9C", "I10P", "DCMUID", "PUBCHEM_CID", "NDC", "NEU", "99HIGHDICOM", "99QIICR", "99PMP",
     }
 )  # fmt: skip
 """Designators of public coding schemes: their code values are no numbers of patients."""
@@ -99,3 +101,20 @@ CLOSED = frozenset(
 )  # fmt: skip
 """Values that the standard itself defines for coded strings: they stay even where a patient is called so."""
 CODE = re.compile(r"[A-Za-z0-9.{}\[\]/%*'^+-]{1,20}\Z")
+_SNOMED_RT = r"[A-Z][A-Z0-9]?-[A-Z0-9]{3,6}"
+_CODES = {
+    "DCM": r"[0-9]{6}|[A-Z]{1,7}", "SCT": r"[0-9]{3,15}[01]0[0-9]", "SRT": _SNOMED_RT, "SNM3": _SNOMED_RT, "99SDM": _SNOMED_RT,
+    "LN": r"[0-9]{1,5}-[0-9]", "RADLEX": "RID[0-9]{1,6}", "UMLS": "C[0-9]{7}", "NCIT": "C[0-9]{2,6}", "NCIt": "C[0-9]{2,6}",
+    "FMA": "[0-9]{4,6}",
+    "NEU": "[0-9]{1,4}", "BI": r"[0-9]{2,4}\.[0-9x]{1,3}|[1-5][abc]?|[ap]|I{1,3}|IV|NA",
+    "RXNORM": "[0-9]{2,7}", "PUBCHEM_CID": "[0-9]{1,9}",
+    "ICD10": r"[A-Z][0-9][0-9A-Z](?:\.[0-9A-Z]{1,4})?", "I10P": "[0-9A-Z]{7}", "I9C": r"[0-9VE][0-9]{2,3}(?:\.[0-9]{1,2})?",
+}  # fmt: skip
+_CODE_OF = {scheme: re.compile(rf"(?:{code})\Z") for scheme, code in _CODES.items()}
+"""What codes look like; concepts of SNOMED CT end in 00 or 10 and a check digit (its partition for concepts)."""
+
+
+def is_code(scheme: str, value: str) -> bool:
+    """Say whether a public scheme has codes that look like `value`; of schemes not known here, technical words and short numbers."""
+    known = _CODE_OF.get(scheme)
+    return scheme in SCHEMES and (bool(known and known.match(value.strip())) or technical(value.strip(), 4))

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 from pydicom.valuerep import VR
 
@@ -33,8 +34,11 @@ NUMBERS = frozenset(
 )  # fmt: skip
 PLACES = frozenset({0x00080080, 0x00080081, 0x00080092, 0x00081040, 0x00101040, 0x00102152, 0x00402008, 0x00380300, 0x0040A07C})
 TOKEN = re.compile(r"[^\W_]+")
+_DIGITS = re.compile(r"[0-9]{6,}")
 LONG = 4
 """From this length on a name or number is searched for inside other words and in written bytes."""
+PHRASE = 8
+"""From this length on the whole name of a place is searched for, even where its words are technical."""
 CLASS_UIDS = frozenset({0x00080016, 0x0008001A, 0x0008001B, 0x00080062, 0x00081150, 0x0008010C, 0x0008010D, 0x00081115})
 """Attributes whose UID names a kind of object or a scheme, not an object."""
 
@@ -43,11 +47,6 @@ def folded(text: str) -> str:
     """Return `text` without case and accents."""
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).casefold()
-
-
-def compact(text: str) -> str:
-    """Return the letters and digits of `text`, folded: 12-34 and 12 34 are one number."""
-    return "".join(TOKEN.findall(folded(text)))
 
 
 @dataclass
@@ -68,49 +67,72 @@ class Identifiers:
     told: set[str] = field(default_factory=set, repr=False)
     """Dates that are kept, YYYYMMDD: they stand in the files, also where the patient was born on one of them."""
 
+    _seen: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
+    """Texts that were judged: a patient's files repeat them."""
+    _known: Known | None = field(default=None, repr=False, compare=False)
+
     def gather(self, dataset: Dataset) -> None:
-        """Add what `dataset` holds, at every depth, private elements included."""
+        """Add what `dataset` holds, at every depth, private elements included; what cannot be read here is refused later."""
         for tag in list(dataset.keys()):
-            element = dataset.get_item(tag)
-            vr = _vr(int(tag), element)
-            if vr == VR.SQ or (vr == VR.UN and not isinstance(element, RawDataElement)):
-                for item in dataset[tag].value if dataset[tag].VR == VR.SQ else ():
-                    self.gather(item)
-            elif self.retained.covers(int(tag), vr):
-                self.told.update(value[:8] for value in parts(text_of(dataset, tag)) if vr in (VR.DA, VR.DT))
-            elif vr == VR.PN or int(tag) in NUMBERS or int(tag) in PLACES:
-                for value in parts(text_of(dataset, tag)):
-                    self.add(value, place=int(tag) in PLACES, number=int(tag) in NUMBERS)
-                raw = element.value if isinstance(element, RawDataElement) else None
-                spelled = (part.strip(b" \0") for part in re.split(rb"[\\^=]", raw or b""))
-                self.spelled.update(part for part in spelled if vr == VR.PN or part.decode("latin-1").lower() not in vocabulary())
-            elif vr in (VR.DA, VR.DT):
-                self.dates.update(value[:8] for value in parts(text_of(dataset, tag)) if re.fullmatch(r"(18|19|20)\d{6}", value[:8]))
-            elif vr == VR.UI and tag.group > 0x0002 and int(tag) not in CLASS_UIDS:
-                self.uids.update(value for value in parts(text_of(dataset, tag)) if value and value not in UID_dictionary)
+            try:
+                self._gather(dataset, tag)
+            except (MemoryError, OSError):
+                raise
+            except Exception:  # a malformed element can make the parser raise anything
+                continue
+
+    def _gather(self, dataset: Dataset, tag: BaseTag) -> None:
+        element = dataset.get_item(tag)
+        vr = _vr(int(tag), element)
+        if vr == VR.SQ or (vr == VR.UN and not isinstance(element, RawDataElement)):
+            for item in dataset[tag].value if dataset[tag].VR == VR.SQ else ():
+                self.gather(item)
+        elif self.retained.covers(int(tag), vr):
+            self.told.update(value[:8] for value in parts(text_of(dataset, tag)) if vr in (VR.DA, VR.DT))
+        elif vr == VR.PN or int(tag) in NUMBERS or int(tag) in PLACES:
+            for value in parts(text_of(dataset, tag)):
+                self.add(value, place=int(tag) in PLACES, number=int(tag) in NUMBERS)
+            raw = element.value if isinstance(element, RawDataElement) else None
+            spelled = (part.strip(b" \0") for part in re.split(rb"[\\^=]", raw or b""))
+            self.spelled.update(part for part in spelled if vr == VR.PN or part.decode("latin-1").lower() not in vocabulary())
+        elif vr in (VR.DA, VR.DT):
+            self.dates.update(value[:8] for value in parts(text_of(dataset, tag)) if re.fullmatch(r"(18|19|20)\d{6}", value[:8]))
+        elif vr == VR.UI and tag.group > 0x0002 and int(tag) not in CLASS_UIDS:
+            self.uids.update(value for value in parts(text_of(dataset, tag)) if value and value not in UID_dictionary)
 
     def add(self, value: str, *, place: bool = False, number: bool = False) -> None:
         """Add one value: a number as a whole, a name by its parts."""
+        self._seen, self._known = {}, None
         found = [token for token in TOKEN.findall(folded(value)) if len(token) > 1]
         whole = "".join(found)
         if number and len(whole) > 1:
             self.numbers.add(whole)
+            self.numbers.update(_DIGITS.findall(whole))  # A123456789 is written without its letter, too
         for token in found:
             if (place or number) and (len(token) < LONG or token in vocabulary()):
                 continue  # half the names of hospitals and devices are technical words, such as Radiology and Siemens
             (self.numbers if token.isdigit() else self.words).add(token)
-        if not number and not place and len(whole) >= LONG:
+        if not number and len(whole) >= (LONG if not place else PHRASE) and (not place or len(found) > 1):
             self.words.add(whole)
+
+    @property
+    def known(self) -> Known:
+        """What is searched for, made once."""
+        if self._known is None:
+            self._known = Known.of(self)
+        return self._known
 
     def within(self, text: str) -> bool:
         """Say whether `text` holds any of them, in any case, order, and with any separators."""
-        tokens = set(TOKEN.findall(folded(text)))
-        if tokens & self.words or tokens & self.numbers or tokens & self.dates:
-            return True
-        whole = compact(text)
-        if whole in self.words or whole in self.numbers:
-            return True
-        return any(len(word) > LONG and word in whole for word in self.words | self.numbers) or any(date in whole for date in self.dates)
+        found = self._seen.get(text)
+        if found is None:
+            found = self._seen[text] = self.known.within(TOKEN.findall(folded(text)))
+        return found
+
+    def in_bytes(self, value: bytes) -> bool:
+        """Say whether the bytes of a binary value hold any of them as text."""
+        low = value.lower()
+        return any(needle in low for needle in self.known.needles)
 
     def _kinds(self) -> dict[str, set[str]]:
         return {"word": self.words, "number": self.numbers, "date": self.dates, "uid": self.uids, "spelled": self._spelled()}
@@ -130,8 +152,14 @@ class Identifiers:
 
     def is_number(self, digits: str) -> bool:
         """Say whether a numeric value is one of the patient's numbers or dates."""
-        plain = digits.strip().lstrip("+-0").split(".")[0]
-        return len(plain) >= LONG and any(plain == number.lstrip("0") for number in self.numbers | self.dates)
+        try:
+            value = float(digits)
+        except ValueError:
+            return False
+        plain = digits.strip().lstrip("+-").split(".")[0]
+        return (len(plain) >= LONG and (plain in self.known.tokens or plain.lstrip("0") in self.known.plain)) or (
+            abs(value) < 1e19 and abs(int(value)) in self.known.whole
+        )
 
     def needles(self) -> tuple[set[bytes], set[bytes]]:
         """Return the bytes that no written file may hold, in lower case: (anywhere, only with no like character beside them).
@@ -149,6 +177,66 @@ class Identifiers:
                 (alone if _inside_words(text) or (text.isdigit() and len(text) < 8) else anywhere).add(spelled)
         anywhere.update(uid.encode() for uid in self.uids if len(uid) > 12)
         return anywhere, alone
+
+
+@dataclass(frozen=True)
+class Known:
+    """The identifiers of a patient in the forms in which they are searched for."""
+
+    tokens: frozenset[str]
+    """Words, numbers and dates as they may stand between separators, or be cut by them."""
+    inner: tuple[str, ...]
+    """Words and numbers that count inside other words, too."""
+    days: frozenset[str]
+    """Dates in eight digits, in any order of year, month and day."""
+    whole: frozenset[int]
+    """Numbers and dates of five digits and more."""
+    plain: frozenset[str]
+    """Numbers and dates without leading zeros."""
+    needles: tuple[bytes, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, identifiers: Identifiers) -> Known:
+        """Derive the forms."""
+        whole_days = {form for day in identifiers.dates for form in _forms(day[:4], day[4:6], day[6:])}
+        short = {form for day in identifiers.dates for form in _forms(day[2:4], day[4:6], day[6:])}
+        known = identifiers.words | identifiers.numbers
+        numbers = {number for number in identifiers.numbers if number.isdecimal() and number.isascii()} | whole_days
+        anywhere, alone = identifiers.needles()
+        return cls(
+            tokens=frozenset(known | whole_days | short),
+            inner=tuple(word for word in known if len(word) > LONG),
+            days=frozenset(whole_days),
+            whole=frozenset(int(number) for number in numbers if LONG < len(number) < 20),
+            plain=frozenset(number.lstrip("0") for number in numbers),
+            needles=tuple(anywhere | alone),
+            longest=max((len(word) for word in known | whole_days), default=0),
+        )
+
+    def within(self, tokens: list[str]) -> bool:
+        """Say whether a text that was cut into `tokens` holds any of them."""
+        if not self.tokens.isdisjoint(tokens):
+            return True
+        whole = "".join(tokens)
+        if any(word in whole for word in self.inner) or any(day in whole for day in self.days):
+            return True
+        return any(self._joined(tokens, start) for start in range(len(tokens) - 1))
+
+    def _joined(self, tokens: list[str], start: int) -> bool:
+        """Say whether tokens from `start` on form an identifier together, as S M I T H and 51-08-29 do."""
+        joined = tokens[start]
+        for token in tokens[start + 1 :]:
+            joined += token
+            if len(joined) > self.longest:
+                return False
+            if joined in self.tokens:
+                return True
+        return False
+
+
+def _forms(year: str, month: str, day: str) -> tuple[str, str, str]:
+    return year + month + day, day + month + year, month + day + year
 
 
 OWN = frozenset(

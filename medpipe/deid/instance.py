@@ -27,7 +27,7 @@ from medpipe.sources.folder import Reason
 
 IMPLEMENTATION = UID("2.25.236107716427416138208229036083714914261")
 """Implementation Class UID of medpipe (PS3.7 D.3.3.2)."""
-PIXEL_NEEDLE = 8
+PIXEL_NEEDLE = 6
 """Shorter identifiers occur by chance among pixels and are searched for in the header only."""
 
 

@@ -1,0 +1,65 @@
+"""Binary values that are no numbers: text, and the patient's own numbers and dates, in the place of measurements."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from pydicom.dataelem import DataElement, RawDataElement
+
+from medpipe.deid.identifiers import Identifiers
+
+FORMATS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d", "AT": "HH"}
+_TEXT = re.compile(rb"[A-Za-z0-9 .,:;/^_\\#+-]{8,}[\0 ]*\Z")
+"""Eight bytes and more that are all letters, digits and separators: doubles up to 131072 have a byte of another kind."""
+COUNT_MAX = 4096
+"""Longer arrays of numbers are searched as bytes only."""
+NUMBER_MIN = 10_000
+"""Smaller whole numbers name nobody."""
+PALETTES = range(0x00281101, 0x00281224)
+"""Look-up tables for colours: their ramps of values may look like text, and an image is not shown without them."""
+
+
+def identifies(element: DataElement | RawDataElement, vr: str, identifiers: Identifiers) -> bool:
+    """Say whether a binary value is text, or holds one of the patient's identifiers."""
+    value = element.value
+    if not isinstance(value, bytes):
+        return vr in FORMATS and any(_one_of(number, identifiers) for number in _numbers(value))
+    if len(value) < 4 or not any(value):
+        return False
+    if _TEXT.match(value) and int(element.tag) not in PALETTES:
+        return True
+    if identifiers.in_bytes(value):
+        return True
+    return vr in FORMATS and any(
+        _one_of(number, identifiers) for number in _unpacked(value, vr, getattr(element, "is_little_endian", True))
+    )
+
+
+def _unpacked(value: bytes, vr: str, little: bool) -> Iterable[Any]:
+    size = struct.calcsize("<" + FORMATS[vr])
+    count = len(value) // size
+    if count > COUNT_MAX or vr in ("US", "SS"):
+        return ()
+    if vr == "AT":
+        return [int(f"{high:04X}{low:04X}") for high, low in struct.iter_unpack(("<" if little else ">") + "HH", value[: count * 4])
+                if f"{high:04X}{low:04X}".isdigit()]  # fmt: skip
+    return struct.unpack(f"{'<' if little else '>'}{count}{FORMATS[vr]}", value[: count * size])
+
+
+def _numbers(value: object) -> Iterable[Any]:
+    if isinstance(value, Iterable):
+        return value
+    return () if value is None else (value,)
+
+
+def _one_of(number: Any, identifiers: Identifiers) -> bool:
+    """Say whether a number of any type is one of the patient's."""
+    return (
+        isinstance(number, (int, float))
+        and NUMBER_MIN <= abs(number) < 1e19
+        and number == int(number)
+        and abs(int(number)) in identifiers.known.whole
+    )

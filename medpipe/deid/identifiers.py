@@ -190,7 +190,7 @@ class Known:
     days: frozenset[str]
     """Dates in eight digits, in any order of year, month and day."""
     whole: frozenset[int]
-    """Numbers and dates of five digits and more."""
+    """Numbers and dates of five digits and more, leading zeros not counted."""
     plain: frozenset[str]
     """Numbers and dates without leading zeros."""
     needles: tuple[bytes, ...]
@@ -208,7 +208,7 @@ class Known:
             tokens=frozenset(known | whole_days | short),
             inner=tuple(word for word in known if len(word) > LONG),
             days=frozenset(whole_days),
-            whole=frozenset(int(number) for number in numbers if LONG < len(number) < 20),
+            whole=frozenset(int(number) for number in numbers if len(number) < 20 and int(number) >= 10**LONG),
             plain=frozenset(number.lstrip("0") for number in numbers),
             needles=tuple(anywhere | alone),
             longest=max((len(word) for word in known | whole_days), default=0),

@@ -30,7 +30,7 @@ _STEERING = """
     PatientName PatientBirthDate StudyDate Modality TransferSyntaxUID RedPaletteColorLookupTableDescriptor
     ReferencedSOPInstanceUID GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
     RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PixelPaddingValue
-    PixelPaddingRangeLimit
+    PixelPaddingRangeLimit ConsentForClinicalTrialUseSequence ConsentForDistributionFlag
 """.split()  # noqa: SIM905
 STEERING = frozenset(tag_for_keyword(word) for word in _STEERING)
 Plant = Callable[[FileDataset, Person, Random], None]

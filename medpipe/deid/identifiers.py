@@ -202,10 +202,12 @@ class Known:
         whole_days = {form for day in identifiers.dates for form in _forms(day[:4], day[4:6], day[6:])}
         short = {form for day in identifiers.dates for form in _forms(day[2:4], day[4:6], day[6:])}
         known = identifiers.words | identifiers.numbers
-        numbers = {number for number in identifiers.numbers if number.isdecimal() and number.isascii()} | whole_days
+        bare = {digits for number in identifiers.numbers if len(digits := _LETTER.sub("", number)) > LONG}
+        spelled = {form for word in identifiers.words if len(word) >= LONG for form in _hexadecimal(word)}
+        numbers = {number for number in identifiers.numbers | bare | spelled if number.isdecimal() and number.isascii()} | whole_days
         anywhere, alone = identifiers.needles()
         return cls(
-            tokens=frozenset(known | whole_days | short),
+            tokens=frozenset(known | bare | spelled | whole_days | short),
             inner=tuple(word for word in known if len(word) > LONG),
             days=frozenset(whole_days),
             whole=frozenset(int(number) for number in numbers if len(number) < 20 and int(number) >= 10**LONG),
@@ -233,6 +235,14 @@ class Known:
             if joined in self.tokens:
                 return True
         return False
+
+
+_LETTER = re.compile(r"[^0-9]")
+
+
+def _hexadecimal(word: str) -> tuple[str, ...]:
+    """Spell a word by the codes of its letters, which may look like a number."""
+    return tuple(form.encode().hex() for form in (word, word.upper(), word.capitalize()))
 
 
 def _forms(year: str, month: str, day: str) -> tuple[str, str, str]:

@@ -26,6 +26,8 @@ _SHORT = frozenset(
 """Short words of descriptions and units; any other unknown word of two letters may be a name, such as Li and Ng."""
 _LONG_NUMBER = re.compile(r"[0-9]{4}|[0-9]+\.[0-9]+\.[0-9]")
 _LETTER = re.compile(r"[A-Za-z]")
+DIGITS_MAX = 7
+"""A number with more digits before the point measures nothing that a header tells: it may be somebody's number."""
 _PIECE = 24
 """Words that are judged together once more, for what they form together."""
 
@@ -36,7 +38,9 @@ def harmless(vr: str, value: str, kind: str, identifiers: Identifiers) -> bool:
     if not value:
         return True
     if vr in ("DS", "IS"):
-        return bool(freetext.NUMBER.match(value)) and not identifiers.is_number(value)
+        fits = len(value) <= (12 if vr == "IS" else 16)  # PS3.5 table 6.2-1
+        measured = len(value.lstrip("+-0").split(".")[0]) <= DIGITS_MAX
+        return fits and measured and bool(freetext.NUMBER.match(value)) and not identifiers.is_number(value)
     if kind == "code":
         return bool(freetext.CODE.match(value)) and not identifiers.within(value)
     if vr == "CS" and value in freetext.CLOSED:

@@ -51,7 +51,6 @@ def searched(files: list[Path], seed: int, folder: Path, said: pytest.CaptureFix
     return int(facts["instances"])
 
 
-@pytest.mark.xfail(reason="one study date in six digits (YYMMDD) is left in one file, its place is not found yet")
 def test_nothing_planted_is_left(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert searched([BUNDLE / name for name in QUICK], 1, tmp_path, capfd, caplog) == len(QUICK)
 

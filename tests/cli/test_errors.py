@@ -36,7 +36,7 @@ def assert_nothing_looks_finished(workspace: Path) -> None:
     [
         (["--train.images", "0"], "train.images"),
         (["--train.imags", "5"], "did you mean --train.images"),
-        (["--cohort.sampler", "euler"], "cohort.sampler"),
+        (["--cohort.sampler", "eular"], "cohort.sampler"),
         (["--images.size", "30", "--model.patch", "4"], "multiple of 4"),
         (["--recipe", "no-such-recipe"], "there is no recipe 'no-such-recipe'"),
         (["--seed", "x"], "seed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,6 +25,8 @@ from medpipe.sources.folder import Reason
 
 PREAMBLE = 128
 UNDEFINED = 0xFFFFFFFF
+INFLATED_MAX = 2**31
+"""Most bytes that a deflated dataset may become."""
 _STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """First bytes of a DICOM file without preamble: group 0002 or 0008, in either byte order."""
 
@@ -63,11 +66,30 @@ def _header(start: bytes, path: Path) -> bytes:
     return start if len(start) < 1 << 20 else path.read_bytes()
 
 
+def _swells(data: bytes) -> bool:
+    """Say whether a deflated dataset inflates beyond INFLATED_MAX: a few kilobytes could fill the memory."""
+    if DeflatedExplicitVRLittleEndian.encode() not in data[:2048]:
+        return False
+    marked = data[PREAMBLE + 4 : PREAMBLE + 12] == b"\x02\0\0\0UL\x04\0"
+    start = PREAMBLE + 16 + int.from_bytes(data[PREAMBLE + 12 : PREAMBLE + 16], "little") if marked else len(data)
+    inflater, rest, total = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
+    try:
+        while rest and total <= INFLATED_MAX:
+            total += len(inflater.decompress(rest, 1 << 24))
+            rest = inflater.unconsumed_tail
+    except zlib.error:
+        return False  # the reader will say so
+    return total > INFLATED_MAX
+
+
 def _parsed(data: bytes, marked: bool, header: bool) -> FileDataset | Reason:
+    if _swells(data):
+        return Reason.MALFORMED
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             dataset = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=header)
+            identified = _identified(dataset, marked)
         except (MemoryError, KeyboardInterrupt):
             raise
         except EOFError:
@@ -76,7 +98,7 @@ def _parsed(data: bytes, marked: bool, header: bool) -> FileDataset | Reason:
             return Reason.MALFORMED if marked else Reason.NOT_DICOM
     if any("end of file" in str(warning.message).lower() for warning in caught) or _cut(dataset):
         return Reason.TRUNCATED if marked or "SOPClassUID" in dataset else Reason.NOT_DICOM
-    return _identified(dataset, marked)
+    return identified
 
 
 def _cut(dataset: FileDataset) -> bool:

@@ -76,9 +76,9 @@ class Identifiers:
         for tag in list(dataset.keys()):
             try:
                 self._gather(dataset, tag)
-            except (MemoryError, OSError):
+            except MemoryError:
                 raise
-            except Exception:  # a malformed element can make the parser raise anything
+            except Exception:  # a malformed element can make the parser raise anything, OSError too
                 continue
 
     def _gather(self, dataset: Dataset, tag: BaseTag) -> None:

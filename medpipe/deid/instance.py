@@ -89,9 +89,11 @@ def deidentify(
         cleaner.clean(dataset)
         mark(dataset, cleaner, before)
         data = encoded(dataset)
-    except (MemoryError, KeyboardInterrupt, OSError):
+    except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception:  # whatever a malformed element makes the library raise, its message may repeat the value
+    except Exception as error:  # whatever a malformed element makes the library raise, its message may repeat the value
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's, not the parser's
         return Outcome(Reason.MALFORMED)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -89,14 +89,14 @@ def _parsed(data: bytes, marked: bool, header: bool) -> FileDataset | Reason:
         warnings.simplefilter("always")
         try:
             dataset = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=header)
-            identified = _identified(dataset, marked)
+            cut, identified = _cut(dataset), _identified(dataset, marked)
         except (MemoryError, KeyboardInterrupt):
             raise
         except EOFError:
             return Reason.TRUNCATED if marked else Reason.NOT_DICOM
         except Exception:  # a broken file can make the parser raise anything
             return Reason.MALFORMED if marked else Reason.NOT_DICOM
-    if any("end of file" in str(warning.message).lower() for warning in caught) or _cut(dataset):
+    if any("end of file" in str(warning.message).lower() for warning in caught) or cut:
         return Reason.TRUNCATED if marked or "SOPClassUID" in dataset else Reason.NOT_DICOM
     return identified
 

@@ -35,15 +35,6 @@ def asking(**section: Any) -> Recipe:
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> Path:
-    path = tmp_path / "private" / "p.key"
-    path.parent.mkdir(mode=0o700)
-    path.write_text("3c" * 32)
-    path.chmod(0o600)
-    return path
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Four patients with two images each."""
     return hospital(tmp_path / "in", 4)

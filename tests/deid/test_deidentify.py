@@ -25,17 +25,7 @@ from medpipe.deid.pseudonyms import load
 from medpipe.errors import InputError
 from medpipe.parallel import processes
 
-KEY = "3c" * 32
 DEFAULT = settings()
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    path = tmp_path / "private" / "p.key"
-    path.parent.mkdir()
-    path.write_text(KEY)
-    path.chmod(0o600)
-    return path
 
 
 def index(out: Path) -> pd.DataFrame:

@@ -32,15 +32,6 @@ DEFAULT = settings(quarantine_max=1.0)
 OTHER = generate_uid(entropy_srcs=["another space"])
 
 
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    path = tmp_path / "private" / "p.key"
-    path.parent.mkdir()
-    path.write_text("3c" * 32)
-    path.chmod(0o600)
-    return path
-
-
 def codes(file: pydicom.Dataset) -> list[str]:
     return [item.CodeValue for item in file.DeidentificationMethodCodeSequence]
 

@@ -18,15 +18,6 @@ from medpipe.recipe import Recipe
 DEFAULT = settings()
 
 
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    path = tmp_path / "private" / "p.key"
-    path.parent.mkdir()
-    path.write_text("3c" * 32)
-    path.chmod(0o600)
-    return path
-
-
 class Work:
     """Counts what is read and cleaned."""
 

@@ -83,7 +83,7 @@ def seeds() -> list[bytes]:
     found = [path.read_bytes() for path in sorted(folder.rglob("*.dcm")) if path.name in names]
     buffer = io.BytesIO()
     canary().save_as(buffer, enforce_file_format=True)
-    return [data[:6000] for data in found] + [data for data in found if len(data) < 12_000] + [buffer.getvalue()]
+    return [data for data in found if len(data) < 12_000] + [buffer.getvalue()]
 
 
 def mutated(data: bytes, draws: Random) -> bytes:

@@ -12,7 +12,7 @@ from medpipe import ledger, records
 from medpipe.chain import Keys
 from medpipe.cohort import generate
 from medpipe.deid import deidentify
-from medpipe.diffusion import train
+from medpipe.diffusion import samplers, train
 from medpipe.errors import InputError
 from medpipe.gates import validate
 from medpipe.images import preprocess
@@ -73,7 +73,7 @@ def _step(
 def _costs(recipe: Recipe, collection: Record | None) -> dict[str, str]:
     """What each stage costs, counted in images through a network or read and written."""
     cohort, gates = recipe.cohort, recipe.gates
-    evaluations = cohort.steps * (2 if cohort.sampler == "heun" else 1)
+    evaluations = samplers.evaluations(cohort.sampler, cohort.steps)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
     return {
         "deidentify": instances,

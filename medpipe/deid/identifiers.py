@@ -5,11 +5,13 @@ They are held in memory while the patient's files are cleaned and never written,
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -281,11 +283,15 @@ def _encodings(word: str) -> Iterable[bytes]:
     if len(set(word)) < 2:
         return
     yield word.encode("utf-8", "surrogateescape")
-    for codec in ("utf-16-le", "latin-1"):
-        try:
-            yield word.encode(codec)
-        except UnicodeEncodeError:
-            continue
+    if not _ascending(word):
+        yield word.encode("utf-16-le", "surrogatepass").rstrip(b"\0")  # in big-endian text, too, where its letters are Latin
+    with contextlib.suppress(UnicodeEncodeError):
+        yield word.encode("latin-1")
+
+
+def _ascending(word: str) -> bool:
+    """Say whether a word such as 1234 is, in 16 bits a letter, what every look-up table of ascending numbers holds."""
+    return all(ord(after) - ord(before) == 1 for before, after in pairwise(word))
 
 
 def _vr(tag: int, element: object) -> str:

@@ -77,7 +77,7 @@ def deidentify(
         return Outcome(dataset)
     cleaner.counts.clear()
     try:
-        reason = objects.refused(dataset, cleaner.settings) or objects.data(dataset)
+        reason = objects.refused(dataset, cleaner.settings) or objects.data(dataset, cleaner.counts)
         if reason is None and any(tag in dataset for tag in PIXELS):
             reason = pixels.clean(dataset, cleaner.settings, cleaner.counts)
         if reason is None and treatment is not None:

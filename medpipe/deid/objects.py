@@ -6,6 +6,8 @@ manufacturer packs into raw data are not looked into, and so never passed.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydicom.dataset import Dataset
 
 from medpipe.deid.values import text_of
@@ -16,7 +18,8 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 DOCUMENTS = f"{_STORAGE}104."
 REPORTS = f"{_STORAGE}88."
 """Structured reports and key object selections."""
-AUDIO = f"{_STORAGE}9.4."
+WAVEFORMS = f"{_STORAGE}9."
+AUDIO = f"{WAVEFORMS}4."
 TAKEN = tuple(
     f"{_STORAGE}{kind}"
     for kind in (
@@ -51,9 +54,16 @@ def refused(dataset: Dataset, settings: DeidSettings) -> Reason | None:
     return None
 
 
-def data(dataset: Dataset) -> Reason | None:
-    """Cut what stands behind the last sample of each waveform; return why the object must not pass, None where it may."""
+def data(dataset: Dataset, counts: Counter[str]) -> Reason | None:
+    """Cut what stands behind the last sample of each waveform; return why the object must not pass, None where it may.
+
+    Waveforms of an object of another kind, where the standard has none, go.
+    """
     if "WaveformSequence" not in dataset:
+        return None
+    if not text_of(dataset, 0x00080016).strip().startswith(WAVEFORMS):
+        del dataset.WaveformSequence
+        counts["removed, binary"] += 1
         return None
     for item in dataset.WaveformSequence:
         if text_of(item, 0x54001006).strip() in _SOUND:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_without_the_option_annotations_go(tmp_path: Path) -> None:
     ],
 )
 def test_what_nobody_can_vouch_for_is_set_aside_whatever_the_recipe_says(file: pydicom.FileDataset, reason: Reason | None) -> None:
-    assert (objects.refused(file, ALL.deid) or objects.data(file)) == reason
+    assert (objects.refused(file, ALL.deid) or objects.data(file, Counter())) == reason
 
 
 def test_a_document_with_pixels_is_no_image() -> None:
@@ -112,7 +113,15 @@ def test_a_document_with_pixels_is_no_image() -> None:
 def test_a_waveform_that_ends_before_its_samples_do_is_truncated() -> None:
     file = ecg()
     file.WaveformSequence[0].WaveformData = b"\0" * 6
-    assert objects.data(file) == Reason.TRUNCATED
+    assert objects.data(file, Counter()) == Reason.TRUNCATED
+
+
+def test_waveforms_in_an_image_are_none_and_go() -> None:
+    file, counts = instance(), Counter[str]()
+    file.WaveformSequence = ecg().WaveformSequence
+    assert objects.data(file, counts) is None
+    assert "WaveformSequence" not in file
+    assert counts["removed, binary"] == 1
 
 
 def test_preprocess_passes_over_what_is_no_image(tmp_path: Path) -> None:

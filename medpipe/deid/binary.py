@@ -13,10 +13,10 @@ from medpipe.deid.identifiers import Identifiers
 from medpipe.deid.values import BULK
 
 FORMATS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d", "AT": "HH"}
-_TEXT = re.compile(rb"(?:[A-Za-z0-9 .,:;/^_\\#+-]{8,}|[0-9]{6})[\0 ]*\Z")
+_TEXT = re.compile(rb"(?:[A-Za-z0-9 .,:;/^_\\#+=-]{8,}|[0-9]{6})[\0 ]*\Z")
 """Eight bytes and more that are all letters, digits and separators (doubles up to 131072 have a byte of another kind), or a date."""
 _PRINTABLE = re.compile(rb"(?:[\t\r\n\x20-\x7E]{4,}|(?:[\x20-\x7E]\0){4,}|(?:\0[\x20-\x7E]){4,})[\0 ]*\Z")
-"""Bulk values of which every byte, or every 16 bits, is a character, such as a date or a name in base 64: measurements have others."""
+"""Bulk values and tags of which every byte, or every 16 bits, is a character, such as a date or base 64: measurements have others."""
 COUNT_MAX = 4096
 """Longer arrays of numbers are searched as bytes only."""
 NUMBER_MIN = 10_000
@@ -35,7 +35,7 @@ def identifies(element: DataElement | RawDataElement, vr: str, identifiers: Iden
     if len(value) < 4 or not any(value):
         return False
     ramp = int(element.tag) in PALETTES and len(value) >= RAMP_MIN
-    if not ramp and (_PRINTABLE if vr in BULK else _TEXT).match(value):
+    if not ramp and (_PRINTABLE if vr in BULK or vr == "AT" else _TEXT).match(value):
         return True
     if identifiers.in_bytes(value) or (vr in FORMATS and len(value) % struct.calcsize("<" + FORMATS[vr])):
         return True

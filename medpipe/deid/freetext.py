@@ -12,6 +12,8 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 
+from pydicom.datadict import keyword_dict
+
 LENGTH_MAX = 256
 """A longer value is prose."""
 _PLAIN = re.compile(r"[\x20-\x7E]*\Z")
@@ -47,8 +49,7 @@ def technical(value: str, letters: int = 2) -> bool:
 
 
 def _word(word: str, letters: int) -> bool:
-    known = vocabulary()
-    if word.lower() in known:
+    if word.lower() in vocabulary() or word in keyword_dict:  # of an attribute, such as ImagePositionPatient
         return True
     mixed = any(letter.isdigit() for letter in word)
     if mixed and sum(letter.isdigit() for letter in word) > 5:

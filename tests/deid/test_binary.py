@@ -31,6 +31,8 @@ def identifies(value: bytes, vr: str, tag: int = LUT) -> bool:
         (b"250912", "US"),
         (b"250912", "AT"),
         (b"UXVpbWJ5", "OF"),
+        (b"UXVpbWJ5aQ==", "AT"),
+        (b"UXVpbWJ5aQ==", "UL"),
         (b"Dr. Svendson ", "UL"),
         ("Svendson".encode("utf-16-le"), "OW"),
         ("Svendson".encode("utf-16-be"), "OW"),

@@ -29,17 +29,11 @@ from medpipe.deid.wording import harmless, plain, technical_words
 from medpipe.settings import DeidSettings
 
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-# Binary values that are numbers by the standard: palettes, look-up tables, pixel offsets, waveforms, spectra, meshes.
-BINARY = frozenset(
-    {
-        0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203, 0x00281204, 0x00281221, 0x00281222, 0x00281223,
-        0x00281224, 0x00281408, 0x00283006, 0x54001010, 0x54000110, 0x54000112, 0x56000020, 0x7FE00001, 0x7FE00002, 0x00660016,
-        0x00660021, 0x00660022, 0x00660023, 0x00660024, 0x00660025, 0x00660026, 0x00660027, 0x00660028, 0x00660029, 0x00660040,
-        0x00660041, 0x00660129, 0x00660130, 0x006A0003, 0x00186070, 0x00221452, 0x00640009, 0x0070150D, 0x00282000,
-    }
-)  # fmt: skip
 CODE_TAGS = frozenset({0x00080100, 0x00080119})
 SEQUENCE_NAMES = frozenset({0x00180024, 0x00189005})
+_PROSE = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
+CONTENT_LABEL = 0x00700080
+"""A coded string without defined terms that must not be empty (PS3.3 table 10-12)."""
 TEXT_VALUE = 0x0040A160
 """The text of a content item of a report (PS3.3 C.17.3)."""
 
@@ -89,12 +83,29 @@ class Cleaner:
                 self._remove(dataset, tag, "removed, character set" if number == 0x00080005 else "removed, unknown or wrong VR")
             else:
                 self._off_table(dataset, tag, vr, scheme)
-            if self._explicit and getattr(dataset.get_item(tag) if tag in dataset else None, "VR", "") is None:
-                dataset[tag]  # an element without VR in a file with VRs, as some writers do in sequences: give it one
+            self._well_formed(dataset, tag)
+
+    def _well_formed(self, dataset: Dataset, tag: BaseTag) -> None:
+        """Mend what some writers do wrong in an element that stays: no VR in a file with VRs, an odd number of bytes."""
+        element = dataset.get_item(tag) if tag in dataset else None
+        if not isinstance(element, RawDataElement):
+            return
+        if self._explicit and element.VR is None:
+            element = dataset[tag]
+        if isinstance(element, RawDataElement) and element.value and len(element.value) % 2:
+            padding = b"\0" if element.VR in BULK or element.VR == "UI" else b" "
+            dataset[tag] = element._replace(value=element.value + padding, length=len(element.value) + 1)
 
     def _remove(self, dataset: Dataset, tag: BaseTag, why: str) -> None:
         del dataset[tag]
         self.counts[why] += 1
+
+    def _blank(self, dataset: Dataset, tag: BaseTag, vr: str, why: str) -> None:
+        """Leave a value that says nothing where one stood that may not stay: its object's definition may ask for one."""
+        if vr in _PROSE or int(tag) == CONTENT_LABEL:
+            self._put(dataset, tag, vr, TEXT_DUMMY, f"dummy, {why}")
+        else:
+            self._put(dataset, tag, vr, empty(vr), f"emptied, {why}")
 
     def _put(self, dataset: Dataset, tag: BaseTag, vr: str, value: object, what: str) -> None:
         dataset[tag] = DataElement(tag, vr, value)
@@ -149,7 +160,9 @@ class Cleaner:
 
     def _dummy(self, dataset: Dataset, tag: BaseTag, vr: str) -> None:
         value = DUMMIES.get(vr)
-        if value is None:
+        if vr == "UI":  # two objects must not get one
+            self._uid(dataset, tag, text_of(dataset, tag))
+        elif value is None:
             self._remove(dataset, tag, "removed, table")
         else:
             self._put(dataset, tag, vr, value, "dummy, table")
@@ -168,7 +181,7 @@ class Cleaner:
         ):
             self.counts["kept, characteristic"] += 1
         else:
-            self._remove(dataset, tag, "removed, text not technical")
+            self._blank(dataset, tag, vr, "text not technical")
 
     def _retained(self, dataset: Dataset, tag: BaseTag, vr: str, text: str, fallback: Action) -> None:
         """Keep what identifies a device, a place or an object, unless it names the patient."""
@@ -199,7 +212,7 @@ class Cleaner:
             self.counts["kept, date"] += 1
         elif self.settings.dates == "remove" or None in values or (not days and self.identifiers.within(text)):
             if fallback is None:
-                self._remove(dataset, tag, "removed, date")
+                self._blank(dataset, tag, vr, "date")
             else:
                 self._apply(dataset, tag, vr, fallback, fallback)
         else:
@@ -209,7 +222,7 @@ class Cleaner:
         number = int(tag)
         if vr == "SQ":
             self._sequence(dataset, tag, empty=False)
-        elif vr in NUMERIC or (vr in BULK and number in BINARY):
+        elif vr in NUMERIC or (vr in BULK and number in binary.ARRAYS):
             if binary.identifies(dataset.get_item(tag), vr, self.identifiers):
                 self._remove(dataset, tag, "removed, no number")
             else:
@@ -223,7 +236,7 @@ class Cleaner:
         elif number == TEXT_VALUE and self.settings.structured_content == "clean":
             self._described(dataset, tag, vr, text_of(dataset, tag), "dummy")
         elif vr in ("PN", "AE", "UR", "AS"):
-            self._remove(dataset, tag, "removed, names a person or a system")
+            self._blank(dataset, tag, vr, "names a person or a system")
         else:
             self._off_table_text(dataset, tag, vr, scheme)
 
@@ -253,12 +266,12 @@ class Cleaner:
             self.counts["kept"] += 1
             element = dataset.get_item(tag)
             if isinstance(element, RawDataElement) and element.value and b"\0" in element.value.rstrip(b"\0 "):
-                self._remove(dataset, tag, "removed, text not technical")
+                self._blank(dataset, tag, vr, "text not technical")
             return
         if int(tag) == 0x00080104 or int(tag) in CODE_TAGS:  # a code without its meaning is no code
             self._put(dataset, tag, vr, TEXT_DUMMY, "dummy, text not technical")
         elif not any(fine) or vr in ("LT", "ST", "UT"):
-            self._remove(dataset, tag, "removed, text not technical")
+            self._blank(dataset, tag, vr, "text not technical")
         else:  # the place of a value among the others has a meaning, such as in Image Type
             self._put(
                 dataset, tag, vr, [value if good else "" for value, good in zip(values, fine, strict=True)], "thinned, text not technical"

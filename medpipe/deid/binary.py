@@ -17,6 +17,16 @@ _TEXT = re.compile(rb"(?:[A-Za-z0-9 .,:;/^_\\#+=-]{8,}|[0-9]{6})[\0 ]*\Z")
 """Eight bytes and more that are all letters, digits and separators (doubles up to 131072 have a byte of another kind), or a date."""
 _PRINTABLE = re.compile(rb"(?:[\t\r\n\x20-\x7E]{4,}|(?:[\x20-\x7E]\0){4,}|(?:\0[\x20-\x7E]){4,})[\0 ]*\Z")
 """Bulk values and tags of which every byte, or every 16 bits, is a character, such as a date or base 64: measurements have others."""
+ARRAYS = frozenset(
+    {
+        0x00181638, 0x00221531, 0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203, 0x00281204, 0x00281211,
+        0x00281212, 0x00281213, 0x00281221, 0x00281222, 0x00281223, 0x00281224, 0x00281408, 0x00282000, 0x00283006, 0x00640009,
+        0x00660016, 0x00660021, 0x00660022, 0x00660023, 0x00660024, 0x00660025, 0x00660029, 0x00660040, 0x00660041, 0x00660042,
+        0x00660043, 0x00660125, 0x00660129, 0x006A0011, 0x0070150D, 0x00701808, 0x00701A07, 0x300A0664, 0x300A0665, 0x300A066B,
+        0x54000110, 0x54000112, 0x54001010, 0x56000010, 0x56000020, 0x7FE00001, 0x7FE00002,
+    }
+)  # fmt: skip
+"""Bulk values that are numbers by the standard: palettes, look-up tables, waveforms, spectra, meshes, maps; and colour profiles."""
 COUNT_MAX = 4096
 """Longer arrays of numbers are searched as bytes only."""
 NUMBER_MIN = 10_000

@@ -30,6 +30,8 @@ BASIC: dict[str, Action] = {
     "X/Z/D": "dummy",
     "X/Z/U*": "uid",
 }
+OPTIONAL = frozenset({0x00081110})
+"""Rows X/Z whose attribute no object must have: Referenced Study Sequence must have items where it is (PS3.3 table C.7-3)."""
 PSEUDONYMS: dict[int, Action] = {0x00100020: "patient", 0x00100010: "name", 0x00080050: "accession"}
 SITES: dict[int, Action] = {0x00080080: "site", 0x00181000: "scanner"}
 GRAPHICS = 0x00700001
@@ -118,7 +120,7 @@ def action(row: Row, settings: DeidSettings) -> Action:
     if tag in PSEUDONYMS:
         return PSEUDONYMS[tag]
     if "full_dates" in row.options:  # also of a device that is kept: its dates are moved like all others
-        dates: dict[str, Action] = {"shift": "shift", "keep": "keep date", "remove": BASIC[row.basic]}
+        dates: dict[str, Action] = {"shift": "shift", "keep": "keep date", "remove": basic(row)}
         return dates[settings.dates]
     on = {option: code for option, code in row.options.items() if option in chosen(settings)}
     if "K" in on.values():
@@ -127,12 +129,13 @@ def action(row: Row, settings: DeidSettings) -> Action:
         return SITES[tag]
     if on or (tag == GRAPHIC_TEXT and settings.graphics == "clean"):
         return "clean"
-    return "remove" if tag == GRAPHICS else BASIC[row.basic]  # a dummy could only be drawn
+    return "remove" if tag == GRAPHICS else basic(row)  # a dummy could only be drawn
 
 
 def basic(row: Row) -> Action:
     """Return the action of the Basic Profile alone."""
-    return BASIC[row.basic]
+    optional = row.basic == "X/Z" and "X" not in row.tag and int(row.tag, 16) in OPTIONAL
+    return "remove" if optional else BASIC[row.basic]
 
 
 @lru_cache

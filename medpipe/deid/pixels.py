@@ -230,10 +230,13 @@ def _trimmed(dataset: Dataset) -> Reason | None:
         return Reason.UNDECODABLE
     if len(values) < expected:
         return Reason.TRUNCATED
+    vr = element.VR if element is not None and element.VR in ("OB", "OW") else None
     padded = values[:expected] + b"\0" * (expected % 2)
+    if expected % 2 and vr == "OW" and not dataset.file_meta.TransferSyntaxUID.is_little_endian:
+        padded = values[: expected - 1] + b"\0" + values[expected : expected + 1]  # the last byte is the low one of a swapped word
     if padded != values:
         wide = int(dataset.get("BitsAllocated", 8) or 8) > 8 or dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
-        dataset.add_new(tag, {0: "OW" if wide else "OB", 32: "OF", 64: "OD"}[ELEMENTS[tag]], padded)
+        dataset.add_new(tag, {0: vr or ("OW" if wide else "OB"), 32: "OF", 64: "OD"}[ELEMENTS[tag]], padded)
     return None
 
 

@@ -95,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
     verify.add_argument("--public-key", type=Path, metavar="FILE", help="key that must have signed the release")
 
+    medium = "copy a Collection of DICOM as a PS3.10 file-set with a DICOMDIR, as viewers and media want it"
+    export = _command(commands, "export", verbs.export, medium, "COLLECTION OUT", False)
+    export.add_argument("collection", type=Path, metavar="COLLECTION", help="folder of a Collection made of DICOM")
+    export.add_argument("out", type=Path, metavar="OUT", help="new folder for the file-set")
+
     cli_consent.commands(commands)
 
     recipe = _command(commands, "recipe", verbs.recipe, "print the resolved recipe as YAML", "[--recipe NAME|FILE] [--list]")

@@ -57,6 +57,14 @@ def done(record: Record) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Write the file-set of a Collection."""
+    from medpipe.deid import media
+
+    print(media.write(arguments.collection, arguments.out))
+    return 0
+
+
 def deidentify(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from medpipe.deid.deidentify import deidentify

@@ -11,7 +11,7 @@ from builders_deid import CANARY, DIGITS, canary, hospital, save, settings
 from builders_objects import ecg, presentation, report, structures
 from pydicom.fileset import FileSet
 
-from medpipe import records
+from medpipe import cli, records
 from medpipe.deid import media
 from medpipe.deid.deidentify import deidentify
 from medpipe.errors import InputError
@@ -58,3 +58,10 @@ def test_a_folder_that_is_there_is_not_written_into(collection: Path, tmp_path: 
     (tmp_path / "medium").mkdir()
     with pytest.raises(InputError, match="there already"):
         media.write(collection, tmp_path / "medium")
+
+
+def test_the_command_line_writes_it_too(collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", str(collection), str(tmp_path / "medium")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "medium" / "DICOMDIR")
+    assert cli.main(["export", str(collection), str(tmp_path / "medium")]) == 2
+    assert "name a new one" in capsys.readouterr().err

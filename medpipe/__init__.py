@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medpipe.deid.deidentify import deidentify
     from medpipe.diffusion.train import train
     from medpipe.errors import ConsentError, GateFailed, InputError, MedpipeError, PrivacyError, RecordError
+    from medpipe.gates.audit import audit
     from medpipe.gates.validate import validate
     from medpipe.images.dataset import Dataset
     from medpipe.images.preprocess import preprocess
@@ -44,6 +45,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordError",
+    "audit",
     "deidentify",
     "generate",
     "load_recipe",
@@ -67,6 +69,7 @@ _HOMES = {
     "Recipe": "medpipe.recipe",
     "Record": "medpipe.records",
     "RecordError": "medpipe.errors",
+    "audit": "medpipe.gates.audit",
     "deidentify": "medpipe.deid.deidentify",
     "generate": "medpipe.cohort.generate",
     "load_recipe": "medpipe.recipe:load",

@@ -91,6 +91,23 @@ def parser() -> argparse.ArgumentParser:
     shared = "write the shareable folder of a Cohort that passed"
     _verb(commands, "release", verbs.release, shared, ("cohort", "report"), ("release", "consent"))
 
+    audit = _command(
+        commands,
+        "audit",
+        verbs.audit,
+        "judge synthetic images that others made, by the same gates",
+        "CANDIDATES --dataset DATASET --out DIR",
+    )
+    form = "an .npz file (images, labels), a Zarr store, a release, or a folder of PNG, DICOM or NIfTI files"
+    audit.add_argument("candidates", type=Path, metavar="CANDIDATES", help=form)
+    audit.add_argument(
+        "--dataset", required=True, type=Path, metavar="DATASET", help="folder of the Dataset of real images to judge against"
+    )
+    audit.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write: report.html, evidence.json, images.parquet")
+    audit.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
+    audit.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
+    settings_arguments(audit, shown=("gates", "compute"))
+
     verify = _command(commands, "verify", verbs.verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
     verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
     verify.add_argument("--public-key", type=Path, metavar="FILE", help="key that must have signed the release")
@@ -149,6 +166,8 @@ def _verb(
     if name in ("deidentify", "train", "release"):
         default = "beside the key" if name == "deidentify" else "of the workspace"
         verb.add_argument("--ledger", type=Path, metavar="FILE", help=f"consent ledger (default: consent.jsonl {default}, if it is there)")
+    if name == "validate":
+        verb.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
     verb.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(verb, shown=sections)
 

@@ -115,6 +115,23 @@ def _report_of(release: Record, workspace: Path) -> Record | None:
     return None
 
 
+def self_test(report: Record) -> Sequence[Table]:
+    """The tables of planted copies found, and of spoiled cohorts rejected."""
+    text = json.loads((report.path / "report.json").read_text())
+    copies = Table(title="Planted copies", title_justify="left")
+    for name in ("kind", "found", "95 % interval", "planted", "required"):
+        copies.add_column(name, justify="left" if name == "kind" else "right")
+    for row in text["copy_detector"]:
+        interval = f"{_number(row['low'])} – {_number(row['high'])}"
+        copies.add_row(row["what"], _number(row["recall"]), interval, str(row["n"]), "yes" if row["required"] else "no")
+    spoiled = Table(title="Spoiled cohorts", title_justify="left")
+    for name in ("cohort", "rejected by"):
+        spoiled.add_column(name)
+    for row in text["gates_self_test"]:
+        spoiled.add_row(row["what"], ", ".join(row["rejected_by"]) or "none")
+    return copies, spoiled
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 

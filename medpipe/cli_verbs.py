@@ -32,11 +32,14 @@ def workers(recipe: Recipe) -> Iterator[tuple[Executor | None, Progress]]:
         yield executor, progress
 
 
-def show_report(path: Path) -> None:
-    """Show the verdicts of a Report."""
+def show_report(path: Path, *, self_test: bool = False) -> None:
+    """Show the verdicts of a Report, and what its gates were seen to catch where asked."""
     from medpipe import cli_show, records
 
-    cli_show.console().print(cli_show.verdicts(records.load(path, "Report")))
+    report = records.load(path, "Report")
+    cli_show.console().print(cli_show.verdicts(report))
+    for table in cli_show.self_test(report) if self_test else ():
+        cli_show.console().print(table)
 
 
 def phantom(arguments: argparse.Namespace) -> int:
@@ -110,9 +113,22 @@ def validate(arguments: argparse.Namespace) -> int:
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
         report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
-    show_report(report.path)
+    show_report(report.path, self_test=arguments.self_test)
     done(report)
     return 0 if report.facts["passed"] else GateFailed.exit_status
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Judge other people's images."""
+    from medpipe.gates.audit import audit
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        done = audit(arguments.candidates, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
+    show_report(done.report.path, self_test=arguments.self_test)
+    print(f"{done.withheld} of {done.candidates} candidates are withheld", file=sys.stderr)
+    print(done.folder, flush=True)
+    return 0 if done.passed else GateFailed.exit_status
 
 
 def release(arguments: argparse.Namespace) -> int:

@@ -122,6 +122,18 @@ def validate(cohort: Path, dataset: Path, workspace: Path, recipe: Recipe) -> Pa
     return _told(record)
 
 
+@stage("audit", timeout_h=48)
+def audit(candidates: Path, dataset: Path, out: Path, recipe: Recipe) -> Path:
+    """Judge synthetic images that others made; a gate that says no is in the report."""
+    from medpipe.gates.audit import audit
+
+    with worded(), workers(recipe.compute) as executor, progress_artifacts("audit") as progress:
+        done = audit(candidates, dataset, out, recipe, executor=executor, progress=progress)
+        artifacts.verdicts(done.report)
+        artifacts.sample_grid(out / "candidates", done.report)
+    return done.folder
+
+
 @stage("release", timeout_h=24)
 def release(
     cohort: Path, report: Path, workspace: Path, recipe: Recipe, signing_key_file: Path | None, ledger_file: Path | None = None

@@ -46,7 +46,8 @@ def report(
     unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
     gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown)]
     if not any(verdict.name == "utility" for verdict in verdicts):
-        gaps.insert(0, {"what": "utility", "why": "The images have no classes to tell apart."})
+        why = "The images have no classes to tell apart." if len(data["classes"]) < 2 else "The candidates came without classes."
+        gaps.insert(0, {"what": "utility", "why": why})
     small = [row["group"] for row in by_group if not row["assessed"]]
     if small or not by_group:
         why = f"Too few images for a figure: {', '.join(small)}." if small else "Nothing is known of the patients but their images."
@@ -66,7 +67,7 @@ def report(
         "copy_detector": copied.detector,
         "gates_self_test": tried,
         "fairness": [row for row in by_group if row["assessed"]],
-        "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, list(data["covariates"]), cell),
+        "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, measured.covariates, cell),
         "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
         "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates", "consent")},
         "dataset": {name: data.get(name) for name in ("shape", "dtype", "dimensions", "classes", "modality", "spacing_mm", "licence")}

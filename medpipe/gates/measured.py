@@ -33,7 +33,8 @@ class Measured:
     ) -> None:
         self.cohort, self.data, self.index, self.rows, self.work, self.recipe = cohort, data, index, rows, work, recipe
         self.known = known
-        self.classes: list[str] = list(data.facts["classes"])
+        self.classes: list[str] = list(cohort.facts["classes"])  # none where candidates of others came without
+        self.covariates: list[dict[str, Any]] = list(cohort.facts["covariates"])
         self.real = jobs.numbers(data.index["label"], self.classes)
         self.made = jobs.numbers(index["label"], self.classes)
         self.scored = plan.gathered(work, "score", "cohort")
@@ -82,7 +83,7 @@ class Measured:
         """Judge each group of patients; return the verdicts and the figures of every group."""
         train = np.zeros(len(self.real), dtype=bool)
         train[self.rows["train"]] = True
-        groups = fairness.find(self.data.index, self.index, list(self.data.facts["covariates"]), self.classes, train)
+        groups = fairness.find(self.data.index, self.index, self.covariates, self.classes, train)
         compared = fairness.Evidence(
             {what: (sample, self.rows[f"embed_{what}"]) for what, sample in self.samples.items()},
             self.arms(),

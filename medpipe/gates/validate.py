@@ -118,9 +118,8 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     fair, by_group = measured.fairness(copied.withheld)
     tested, tried = measured.self_test()
     verdicts += [*fair, *([tested] if tested is not None else [])]
-    covariates = list(measured.data.facts["covariates"])
-    facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": covariates}
-    wanted = expectations.of_index(facts, _ranges(measured.data, covariates, measured.rows["train"]))
+    facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": measured.covariates}
+    wanted = expectations.of_index(facts, _ranges(measured.data, measured.covariates, measured.rows["train"]))
     of_index = expectations.check(measured.index, wanted, "index")
     verdicts.append(_table_verdict(of_index, "the table of synthetic subjects", len(measured.index)))
     metrics = pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning")

@@ -101,7 +101,7 @@ def prepare(part: Part) -> list[Outcome]:
         masks.append(mask)
     if images:
         dtype = np.result_type(*images).name
-        _save(file.with_suffix(".image.npy"), np.stack([_widened(image, dtype) for image in images]))
+        _save(file.with_suffix(".image.npy"), np.stack([widened(image, dtype) for image in images]))
         if any(mask is not None for mask in masks):
             empty = np.zeros((1, *images[0].shape[1:]), np.uint8)
             _save(file.with_suffix(".mask.npy"), np.stack([empty if mask is None else mask for mask in masks]))
@@ -142,7 +142,7 @@ def _attempt(instances: Sequence[str], read: Callable[[], Image], settings: Imag
         if settings.spacing_mm is not None and image.spacing_mm is None:
             raise Rejected(Reason.NO_SPACING)
         to = settings.spacing_mm or transforms.step(image.values.shape, image.aspect, settings.size)
-        pixels = _stored(image.values[None], image.padding, image.aspect, to, settings)
+        pixels = on_grid(image.values[None], image.padding, image.aspect, to, settings)
         mask = None if image.mask is None else transforms.fit_nearest(image.mask[None], image.aspect, settings.size, to)
         spacing = None if image.spacing_mm is None else (to,) * image.values.ndim
         yield _Ready(min(instances), pixels, mask, spacing)
@@ -156,12 +156,12 @@ def _from_arrays(part: Part) -> Iterator[_Ready | Outcome]:
     to = transforms.step(block.shape[2:], aspect, part.settings.size)
     for uid, pixels in zip(part.instances, block, strict=True):
         try:
-            yield _Ready(uid, _stored(pixels, None, aspect, to, part.settings), None, None)
+            yield _Ready(uid, on_grid(pixels, None, aspect, to, part.settings), None, None)
         except Rejected as rejected:
             yield Outcome(uid, rejected.reason.name)
 
 
-def _stored(
+def on_grid(
     values: NDArray[Any], padding: NDArray[np.bool_] | None, aspect: Sequence[float], to: float, settings: ImagesSettings
 ) -> Stored:
     """Return `values` (C, …) on the model's grid as uint8 where they are 8-bit, else windowed as uint16."""
@@ -183,7 +183,7 @@ def _stored(
     return stored
 
 
-def _widened(image: Stored, dtype: str) -> Stored:
+def widened(image: Stored, dtype: str) -> Stored:
     """Return 8-bit images on the scale of 16 bits where the others are 16-bit: 0 stays 0, 255 becomes 65535."""
     return image if image.dtype == dtype else image.astype(np.uint16) * np.uint16(257)
 
@@ -230,6 +230,6 @@ def _gather(shard: Shard) -> tuple[Stored, Stored]:
         drawn = file.with_suffix(".mask.npy")
         labels = np.load(drawn, mmap_mode="r") if drawn.exists() else np.zeros((len(block), 1, *block.shape[2:]), np.uint8)
         for index in np.flatnonzero(places[:, 0] == number):
-            images[index] = _widened(np.asarray(block[places[index, 1]]), shard.dtype)
+            images[index] = widened(np.asarray(block[places[index, 1]]), shard.dtype)
             masks[index] = np.asarray(labels[places[index, 1]])
     return np.stack(images), np.stack(masks)

@@ -12,7 +12,18 @@ TASKS = {name: value for name, value in vars(stages).items() if isinstance(value
 
 
 def test_every_stage_is_retried_limited_and_kept_out_of_prefects_cache() -> None:
-    assert set(TASKS) == {"plan", "phantom_hospital", "deidentify", "preprocess", "train", "generate", "validate", "release", "withdraw"}
+    assert set(TASKS) == {
+        "plan",
+        "phantom_hospital",
+        "deidentify",
+        "preprocess",
+        "train",
+        "generate",
+        "validate",
+        "audit",
+        "release",
+        "withdraw",
+    }
     for task in TASKS.values():
         assert task.retries == 2
         assert task.retry_condition_fn is not None

@@ -18,6 +18,7 @@ import medpipe.release  # noqa: F401 - the room has the verb's name: bound now a
 if TYPE_CHECKING:
     from medpipe.chain import Keys, run
     from medpipe.cohort.generate import generate
+    from medpipe.comparison import compare
     from medpipe.deid.deidentify import deidentify
     from medpipe.diffusion.train import train
     from medpipe.errors import ConsentError, GateFailed, InputError, MedpipeError, PrivacyError, RecordError
@@ -46,6 +47,7 @@ __all__ = [
     "Record",
     "RecordError",
     "audit",
+    "compare",
     "deidentify",
     "generate",
     "load_recipe",
@@ -70,6 +72,7 @@ _HOMES = {
     "Record": "medpipe.records",
     "RecordError": "medpipe.errors",
     "audit": "medpipe.gates.audit",
+    "compare": "medpipe.comparison",
     "deidentify": "medpipe.deid.deidentify",
     "generate": "medpipe.cohort.generate",
     "load_recipe": "medpipe.recipe:load",

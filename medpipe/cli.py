@@ -91,22 +91,7 @@ def parser() -> argparse.ArgumentParser:
     shared = "write the shareable folder of a Cohort that passed"
     _verb(commands, "release", verbs.release, shared, ("cohort", "report"), ("release", "consent"))
 
-    audit = _command(
-        commands,
-        "audit",
-        verbs.audit,
-        "judge synthetic images that others made, by the same gates",
-        "CANDIDATES --dataset DATASET --out DIR",
-    )
-    form = "an .npz file (images, labels), a Zarr store, a release, or a folder of PNG, DICOM or NIfTI files"
-    audit.add_argument("candidates", type=Path, metavar="CANDIDATES", help=form)
-    audit.add_argument(
-        "--dataset", required=True, type=Path, metavar="DATASET", help="folder of the Dataset of real images to judge against"
-    )
-    audit.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write: report.html, evidence.json, images.parquet")
-    audit.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
-    audit.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
-    settings_arguments(audit, shown=("gates", "compute"))
+    _judgements(commands)
 
     verify = _command(commands, "verify", verbs.verify, "digest a record or release and its chain again", "PATH [--public-key FILE]", False)
     verify.add_argument("path", type=Path, metavar="PATH", help="a record's folder or a release folder")
@@ -124,6 +109,39 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--list", action="store_true", help="list the recipes that medpipe carries")
     settings_arguments(recipe)
     return top
+
+
+def _judgements(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add what judges images beyond the chain: those of others, and several methods side by side."""
+    audit = _command(
+        commands,
+        "audit",
+        verbs.audit,
+        "judge synthetic images that others made, by the same gates",
+        "CANDIDATES --dataset DATASET --out DIR",
+    )
+    form = "an .npz file (images, labels), a Zarr store, a release, or a folder of PNG, DICOM or NIfTI files"
+    audit.add_argument("candidates", type=Path, metavar="CANDIDATES", help=form)
+    audit.add_argument(
+        "--dataset", required=True, type=Path, metavar="DATASET", help="folder of the Dataset of real images to judge against"
+    )
+    audit.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write: report.html, evidence.json, images.parquet")
+    audit.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
+    audit.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
+    settings_arguments(audit, shown=("gates", "compute"))
+
+    compare = _command(
+        commands, "compare", verbs.compare, "train and judge several methods on one Dataset", "DATASET OUT [--methods NAME ...]"
+    )
+    compare.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the Dataset")
+    compare.add_argument(
+        "out", type=Path, metavar="OUT", help="folder to write: comparison.html, comparison.json, and each method's records"
+    )
+    compare.add_argument(
+        "--methods", nargs="+", default=["diffusion", "gan", "vae"], metavar="NAME", help="diffusion, gan, vae (default: all)"
+    )
+    compare.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
+    settings_arguments(compare, shown=("model", "train", "cohort", "gates", "compute"))
 
 
 def _command(

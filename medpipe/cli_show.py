@@ -15,7 +15,9 @@ from medpipe import recipe as recipes
 from medpipe import records
 from medpipe.records import Record
 
-if TYPE_CHECKING:  # they bring torch, which a list of recipes does without
+if TYPE_CHECKING:  # they bring torch and pandas, which a list of recipes does without
+    import pandas as pd
+
     from medpipe.plan import Step
     from medpipe.verify import Link
     from medpipe.withdrawal import Withdrawal
@@ -113,6 +115,20 @@ def _report_of(release: Record, workspace: Path) -> Record | None:
         if json.loads(path.read_text()).get("content") == wanted:
             return records.load(path.parent, "Report")
     return None
+
+
+def comparison(rows: pd.DataFrame) -> Table:
+    """A row per figure and a column per method."""
+    from medpipe.comparison import COLUMNS
+
+    table = Table(title="Methods", title_justify="left")
+    table.add_column("figure")
+    for method in rows["method"]:
+        table.add_column(method, justify="right")
+    for column in COLUMNS:
+        values = rows[column.name].tolist()
+        table.add_row(column.title, *(value if isinstance(value, str) else _number(value) for value in values))
+    return table
 
 
 def self_test(report: Record) -> Sequence[Table]:

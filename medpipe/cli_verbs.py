@@ -131,6 +131,19 @@ def audit(arguments: argparse.Namespace) -> int:
     return 0 if done.passed else GateFailed.exit_status
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare methods."""
+    from medpipe import cli_show
+    from medpipe.comparison import PAGE, compare
+
+    recipe = recipe_from(arguments)
+    with workers(recipe) as (executor, progress):
+        done = compare(arguments.dataset, arguments.out, recipe, methods=arguments.methods, executor=executor, progress=progress)
+    cli_show.console().print(cli_show.comparison(done.rows))
+    print(done.folder / PAGE, flush=True)
+    return 0
+
+
 def release(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from medpipe.release.release import release

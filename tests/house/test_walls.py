@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("medpipe", "tasks", "flows", "deployments")
 CODE = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
-FACE = {"__init__", "__main__", "chain", "plan", "cli", "cli_consent", "cli_verbs", "verify"}
+FACE = {"__init__", "__main__", "chain", "comparison", "plan", "cli", "cli_consent", "cli_verbs", "verify"}
 """Modules of medpipe's root that may import any verb."""
 VERBS = {
     "deid": "deidentify",

@@ -21,8 +21,8 @@ READ_MIN = 0.4
 """From this mean probability on, what the recogniser read is text (smallest over 720 drawn lines: 0.58)."""
 LINE_MIN = 2.5
 """A box this many times wider than high is a line of text even where it cannot be read, as in a foreign script."""
-TALL_PX, TALL_LETTERS = 120, 3
-"""Limbs and ribs look like a few huge letters; no scanner writes letters of this height."""
+TALL_PX, TALL_LETTERS, TALL_UNREAD_PX = 120, 3, 48
+"""Limbs and ribs look like a few huge letters, and frames around a region like an unread line: no scanner writes so high."""
 GAP = 1.5
 """Boxes on one row are one line up to this gap, in heights of the lower one: also letters that are set wide apart."""
 MARGIN_PX = 2
@@ -39,7 +39,7 @@ ALLOWED = frozenset(
         "SITZEND", "BETTAUFNAHME", "STANDING", "SITTING", "INSP", "EXP", "INSPIRATION", "EXPIRATION", "CC", "MLO", "ML", "LM", "RCC",
         "LCC", "RMLO", "LMLO", "XCCL", "KVP", "KV", "MA", "MAS", "MM", "CM", "M", "HZ", "MHZ", "DB", "FPS", "BPM", "MSEC", "MS",
         "SEC", "MI", "TIS", "TIB", "TIC", "WL", "WW", "TE", "TR", "TI", "FOV", "ST", "THK", "DFOV", "ZOOM", "GAIN", "DR", "PRF", "HU",
-        "SUV", "MGY",
+        "SUV", "MGY", "SEMI",
     }
 )  # fmt: skip
 _WORD = re.compile(r"[^\W_]+")
@@ -64,7 +64,7 @@ def denied(line: Line, *, close: bool = False) -> bool:
         return False
     if line.read >= READ_MIN and letters:
         return not allowed(line.text) and len(letters) > 1  # one letter names nobody
-    return close or wide >= LINE_MIN * high  # an unread line might
+    return close or (wide >= LINE_MIN * high and high < TALL_UNREAD_PX)  # an unread line might
 
 
 def covering(line: Line, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -26,6 +26,9 @@ PLAIN_SIDE_MAX, EVENED_SIDE_MAX = 1280, 2560
 """Longer sides as the detector sees them: large text is found in the plain view, small text in the evened one."""
 EVENED_SCALE, EVENED_PIXELS = 2.0, 1.3e6
 """Small or faint letters are found when the evened view is enlarged, as long as it has no more pixels than this."""
+GLANCE_SCALE, GLANCE_SIDE, GLANCE_THRESHOLD = 1.5, 100, 0.1
+"""A small image (from this side on) is first looked at in this size, which costs a quarter or less: of 257 drawn lines all
+gave a probability of 0.11 and more somewhere but two faint ones, which the larger view does not show either."""
 EVENED_REACH_PX, EVENED_FLOOR, EVENED_GAIN = 8.0, 12.0, 48.0
 """Local contrast: standard deviation of its window, grey levels that are taken for noise, grey levels of one deviation."""
 MAP_THRESHOLD, BOX_THRESHOLD, UNCLIP = 0.3, 0.5, 1.6
@@ -73,8 +76,12 @@ def lines(
     this one is a part of.
     """
     first, second = at or scales(*image.shape[:2])
-    found = [(image, box, sure) for box, sure in boxes(image, first, threshold)]
     even_view = even(depth if depth is not None else image) if evened else image
+    if first > GLANCE_SCALE and min(image.shape[:2]) >= GLANCE_SIDE:
+        views = (image,) if depth is None else (image, even_view)
+        if all(_probability(view, GLANCE_SCALE).max() < GLANCE_THRESHOLD for view in views):
+            return []
+    found = [(image, box, sure) for box, sure in boxes(image, first, threshold)]
     for box, sure in boxes(even_view, second, threshold) if evened else ():
         twin = next((number for number, (_, other, _) in enumerate(found) if _same(box, other)), None)
         if twin is None:

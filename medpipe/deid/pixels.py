@@ -29,6 +29,8 @@ SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.
 CONVERSIONS = frozenset({"DV", "DF", "SD", "SI", "WSD", "DRW", "SYN"})
 """Digitised video and film, scanned documents and images, workstations, drawings (Conversion Type, PS3.3 C.8.6.1)."""
 SCREENS = frozenset({"SCREEN SAVE", "SCREENSAVE", "SCREEN_CAPTURE", "SCREENSHOT"})
+HIDDEN = 0.25
+"""Where most values take less of the range than this, as beside an implant, they are looked at by themselves, too."""
 ELEMENTS = {0x7FE00010: 0, 0x7FE00008: 32, 0x7FE00009: 64}
 """The elements that hold pixels, and the bits of one value where the element itself says so."""
 Frame = NDArray[Any]
@@ -114,7 +116,7 @@ def _one_bit(dataset: Dataset) -> bool:
 
 
 def shown(frame: Frame, dataset: Dataset) -> tuple[ocr.Image8, NDArray[np.float32] | None]:
-    """Return a frame as a person would see it, and, where it has more than 8 bits, its values spread evenly (H, W).
+    """Return a frame as a person would see it, and, where a few values make all others dark, those spread evenly (H, W).
 
     The frame is (H, W) or (H, W, samples), what is seen (H, W) or (H, W, 3) in 8 bits.
     """
@@ -129,11 +131,12 @@ def shown(frame: Frame, dataset: Dataset) -> tuple[ocr.Image8, NDArray[np.float3
     if frame.dtype == np.uint8:
         return np.asarray(np.rint(frame * np.float32(255 / (2**stored - 1))).clip(0, 255), dtype=np.uint8), None
     values = np.nan_to_num(frame.astype(np.float32), posinf=0.0, neginf=0.0)
-    low, high = np.percentile(values, [0.1, 99.9])
+    low, most_low, most_high, high = np.percentile(values, [0.1, 2, 98, 99.9])
+    hidden = most_high - most_low < HIDDEN * (high - low)
     if high <= low:  # nearly constant: what little there is may be text
-        low, high = float(values.min()), float(values.max())
+        low, high, hidden = float(values.min()), float(values.max()), False
     scaled = (values - low) * (255 / max(high - low, 1e-6))
-    return np.asarray(scaled.clip(0, 255), dtype=np.uint8), _spread(values.max(-1) if values.ndim == 3 else values)
+    return np.asarray(scaled.clip(0, 255), dtype=np.uint8), _spread(values) if hidden and values.ndim == 2 else None
 
 
 def _spread(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -116,23 +116,23 @@ def moving(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def test_a_static_overlay_is_read_once_and_text_that_appears_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    frames = [texts("HADDAD, LEILA", moving(number, rng), (8, 8)) for number in range(6)]
-    frames[4] = texts("10.03.2015", frames[4], (280, 230))
+    frames = [texts("HADDAD, LEILA", moving(number, rng), (8, 8)) for number in range(4)]
+    frames[2] = texts("10.03.2015", frames[2], (280, 230))
     seen: list[tuple[int, ...]] = []
     looked = ocr.lines
     monkeypatch.setattr(ocr, "lines", lambda image, *more, **named: seen.append(image.shape[:2]) or looked(image, *more, **named))
     search = Search()
     found = [search.frame(frame, frame) for frame in frames]
-    assert [len(lines) for lines in found] == [1, 1, 1, 1, 2, 1]
-    assert [lines[0].text for lines in found] == [found[0][0].text] * 6
+    assert [len(lines) for lines in found] == [1, 1, 2, 1]
+    assert [lines[0].text for lines in found] == [found[0][0].text] * 4
     assert max(rows * columns for rows, columns in seen[2:]) <= 160 * 192 + 64 * 256
     file = clip(frames)
     counts: Counter[str] = Counter()
     assert pixels.clean(file, DeidSettings(), counts) is None
-    assert counts["text regions blacked out"] == 7
+    assert counts["text regions blacked out"] == 5
     out = file.pixel_array
     assert not out[:, :30, :120].any()
-    assert not out[4, 225:, 280:].any()
+    assert not out[2, 225:, 280:].any()
     assert np.array_equal(out[:, 96:192, 128:256], np.stack(frames)[:, 96:192, 128:256])
 
 
@@ -190,15 +190,15 @@ def test_where_the_header_lets_text_be_expected() -> None:
 def test_a_real_clip_is_not_looked_at_where_it_stands_still() -> None:
     file = pydicom.dcmread(BUNDLED / "examples_ybr_color.dcm")
     search = Search(pixels.expected(file), burned_in.STEP)
-    for frame in islice(pixels.frames(file), 3):
+    for frame in islice(pixels.frames(file), 2):
         assert len(search.frame(frame, *pixels.shown(frame, file))) >= 6
-    assert search.looked_at < 2.9 * file.Rows * file.Columns
+    assert search.looked_at < 1.95 * file.Rows * file.Columns
 
 
 def test_a_difference_that_adds_up_over_the_frames_is_looked_at() -> None:
     ground = written([])
     ink = texts("MILLER, ANNA", np.zeros_like(ground), (20, 100)) > 128
     search = Search(step=burned_in.STEP)
-    found = [bool(search.frame(frame, frame)) for frame in (np.where(ink, ground + 3 * number, ground) for number in range(0, 30, 3))]
+    found = [bool(search.frame(frame, frame)) for frame in (np.where(ink, ground + 3 * number, ground) for number in (0, 1, 2, 12, 24))]
     assert not found[0]
     assert found[-1]

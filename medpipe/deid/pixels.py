@@ -49,9 +49,10 @@ def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Rea
         counts["pixels, unused bits cleared"] += 1
     found: dict[bytes, list[ocr.Line]] = {}
     order = []
-    search = _search(dataset)
+    search: Search | None = None
     try:
         for frame in frames(dataset):
+            search = search or _search(dataset, frame)
             key = hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest()
             if key not in found:
                 found[key] = _denied(search, frame, dataset)
@@ -60,7 +61,7 @@ def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Rea
         raise
     except Exception:  # decoders raise whatever they like; without pixels nothing can be vouched for
         return Reason.UNDECODABLE
-    if not order:
+    if search is None:
         return Reason.UNDECODABLE
     if search.looked_at or not _one_bit(dataset):
         counts["frames searched for text"] += len(order)
@@ -74,10 +75,10 @@ def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Rea
     return _black_out(dataset, found, order, counts)
 
 
-def _search(dataset: Dataset) -> Search:
+def _search(dataset: Dataset, frame: Frame) -> Search:
     grey_levels = int(dataset.get("BitsAllocated", 0) or 0) == 8 and int(dataset.get("BitsStored", 8) or 8) == 8
     step = STEP if grey_levels and text_of(dataset, 0x00280004).strip() != "PALETTE COLOR" else 0
-    return Search(expected(dataset), step, evened=not _one_bit(dataset))
+    return Search(expected(dataset, frame.shape), step, evened=not _one_bit(dataset))
 
 
 def _denied(search: Search, frame: Frame, dataset: Dataset) -> list[ocr.Line]:
@@ -88,19 +89,18 @@ def _denied(search: Search, frame: Frame, dataset: Dataset) -> list[ocr.Line]:
     return lines
 
 
-def expected(dataset: Dataset) -> NDArray[np.bool_] | None:
-    """Return where the header lets text be expected (rows, columns), None where it says nothing.
+def expected(dataset: Dataset, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return where the header lets text be expected in a frame of that shape (H, W), None where it says nothing.
 
     That is all that lies outside the regions of ultrasound (PS3.3 C.8.5.5), and the whole of what was taken from a film,
     a screen or paper (Conversion Type, PS3.3 C.8.6.1; a screen save) or is said to show text.
     """
-    rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)
     kinds = {part.strip().upper() for part in text_of(dataset, 0x00080008).split("\\")}
     taken = text_of(dataset, 0x00080064).strip().upper() in CONVERSIONS or bool(kinds & SCREENS)
     if taken or text_of(dataset, 0x00280301).strip().upper() == "YES":
-        return np.ones((rows, columns), bool)
+        return np.ones(shape[:2], bool)
     regions = dataset.get("SequenceOfUltrasoundRegions", None) or ()
-    mask = np.ones((rows, columns), bool)
+    mask = np.ones(shape[:2], bool)
     for region in regions:
         try:
             top, bottom = int(region.RegionLocationMinY0), int(region.RegionLocationMaxY1)
@@ -124,7 +124,7 @@ def shown(frame: Frame, dataset: Dataset) -> tuple[ocr.Image8, NDArray[np.float3
     if text_of(dataset, 0x00280004).strip() == "PALETTE COLOR":
         frame = apply_color_lut(frame, dataset)
         if frame.dtype != np.uint8:
-            frame = (frame >> 8).astype(np.uint8)  # 16-bit tables (PS3.3 C.7.6.3.1.5)
+            frame = (frame >> (8 if frame.max() > 255 else 0)).astype(np.uint8)  # 16-bit tables (PS3.3 C.7.6.3.1.5)
         stored = 8
     if frame.ndim == 3:
         frame = frame[..., :3] if frame.shape[-1] >= 3 else frame[..., 0]
@@ -156,9 +156,10 @@ def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list
         return Reason.BURNED_IN_TEXT  # floating-point maps have no black
     redacted = bytearray()
     dtype: np.dtype[Any] | None = None
-    again = _search(dataset)
+    again: Search | None = None
     for frame, key in zip(frames(dataset), order, strict=True):
         out, lines = np.array(frame), found[key]
+        again = again or _search(dataset, frame)
         for _ in range(ROUNDS):
             for line in lines:
                 _fill(out, line, dataset)

@@ -20,16 +20,30 @@ from scipy import ndimage
 
 from medpipe.errors import InputError
 
-SIDE_MIN, SIDE_MAX = 640, 2048
-"""The detector sees the image with its shorter side at least, and its longer side at most, of these pixels."""
-SCALE_MAX = 3.0
-GLANCE_SCALE, GLANCE_THRESHOLD = 1.5, 0.1
-"""A small image is first looked at in this size, which costs a quarter: text of 10 pixels and more gives a probability of
-1.00 somewhere (smallest of 440 drawn lines on radiographs), and five in six images without text stay below the threshold."""
+SIDE_MIN, SCALE_MAX = 640, 3.0
+"""The shorter side of the image as the detector sees it, unless it would have to be enlarged by more than this."""
+PLAIN_SIDE_MAX, EVENED_SIDE_MAX = 1280, 2560
+"""Longer sides as the detector sees them: large text is found in the plain view, small text in the evened one."""
+EVENED_SCALE, EVENED_PIXELS = 2.0, 1.3e6
+"""Small or faint letters are found when the evened view is enlarged, as long as it has no more pixels than this."""
+GLANCE_SCALE, GLANCE_SIDE, GLANCE_THRESHOLD = 1.5, 100, 0.1
+"""A small image (from this side on) is first looked at in this size, which costs a quarter or less: of 257 drawn lines all
+gave a probability of 0.11 and more somewhere but two faint ones, which the larger view does not show either."""
+EVENED_REACH_PX, EVENED_FLOOR, EVENED_GAIN = 8.0, 12.0, 48.0
+"""Local contrast: standard deviation of its window, grey levels that are taken for noise, grey levels of one deviation."""
 MAP_THRESHOLD, BOX_THRESHOLD, UNCLIP = 0.3, 0.5, 1.6
+CLOSE_THRESHOLD = 0.35
+"""In place of the box's threshold where the header says that text is to be expected."""
+SAME = 0.6
+"""Boxes of two views are one line if so much of the smaller lies in the other."""
+EDGE_PX = 32
+"""The image is continued by so much on all sides: the detector finds no text that touches the end of what it sees."""
 HEIGHT = 48
 """Height of a line as the recogniser takes it."""
-Grey = NDArray[np.uint8]
+Image8 = NDArray[np.uint8]
+"""(H, W) grey or (H, W, 3) red, green, blue."""
+Box = tuple[int, int, int, int]
+"""Top, bottom, left and right in pixels, ends exclusive."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +61,57 @@ class Line:
     """Mean probability of the recogniser over its letters; 0 where nothing was read."""
 
 
-def lines(image: Grey) -> list[Line]:
-    """Find the lines of text in an image (H, W), from top to bottom."""
-    return [_read(image, box, found) for box, found in boxes(image)]
+def lines(
+    image: Image8,
+    depth: NDArray[np.float32] | None = None,
+    *,
+    at: tuple[float, float] | None = None,
+    threshold: float = BOX_THRESHOLD,
+    evened: bool = True,
+) -> list[Line]:
+    """Find the lines of text in an image, in a plain view and in one of even local contrast.
+
+    `depth` (H, W) holds the values before they were cut to 8 bits, in grey levels of any range: the evened view then
+    shows what is faint in the plain one; `evened` says whether it is looked at. `at` are the scales of the image that
+    this one is a part of.
+    """
+    first, second = at or scales(*image.shape[:2])
+    even_view = even(depth if depth is not None else image) if evened else image
+    if first > GLANCE_SCALE and min(image.shape[:2]) >= GLANCE_SIDE:
+        views = (image,) if depth is None else (image, even_view)
+        if all(_probability(view, GLANCE_SCALE).max() < GLANCE_THRESHOLD for view in views):
+            return []
+    found = [(image, box, sure) for box, sure in boxes(image, first, threshold)]
+    for box, sure in boxes(even_view, second, threshold) if evened else ():
+        twin = next((number for number, (_, other, _) in enumerate(found) if _same(box, other)), None)
+        if twin is None:
+            found.append((even_view, box, sure))
+        else:
+            view, other, before = found[twin]
+            found[twin] = view, _around(box, other), max(before, sure)
+    return [_read(view, box, sure) for view, box, sure in found]
 
 
-def boxes(image: Grey) -> list[tuple[tuple[int, int, int, int], float]]:
-    """Find text boxes (top, bottom, left, right) in an image (H, W), each with the detector's mean probability."""
-    height, width = image.shape
-    scale = min(max(1.0, min(SCALE_MAX, SIDE_MIN / max(1, min(height, width)))), SIDE_MAX / max(height, width))
-    if scale > GLANCE_SCALE and _probability(image, GLANCE_SCALE).max() < GLANCE_THRESHOLD:
-        return []
+def even(image: Image8 | NDArray[np.float32]) -> Image8:
+    """Return an image (H, W) in which each place has the same mean and about the same contrast."""
+    values = (image.max(-1) if image.ndim == 3 else image).astype(np.float32)  # blue is bright here, dark in grey
+    around = ndimage.gaussian_filter(values, EVENED_REACH_PX, mode="nearest", truncate=3)
+    values = values - around
+    spread = np.sqrt(ndimage.gaussian_filter(values * values, EVENED_REACH_PX, mode="nearest", truncate=3))
+    return np.asarray((128 + EVENED_GAIN * values / (spread + EVENED_FLOOR)).clip(0, 255), dtype=np.uint8)
+
+
+def scales(rows: int, columns: int) -> tuple[float, float]:
+    """Return how much an image is enlarged for the plain view and for the evened one."""
+    small = min(SCALE_MAX, SIDE_MIN / max(1, min(rows, columns)))
+    large = min(EVENED_SCALE, (EVENED_PIXELS / (rows * columns)) ** 0.5)
+    longer = max(rows, columns)
+    return min(max(1.0, small), PLAIN_SIDE_MAX / longer), min(max(1.0, small, large), EVENED_SIDE_MAX / longer)
+
+
+def boxes(image: Image8, scale: float, threshold: float = BOX_THRESHOLD) -> list[tuple[Box, float]]:
+    """Find text boxes in an image seen at `scale` times its size, each with the detector's mean probability."""
+    height, width = image.shape[:2]
     probability = _probability(image, scale)
     labels, _ = ndimage.label(ndimage.binary_dilation(probability > MAP_THRESHOLD, np.ones((2, 2))))
     out = []
@@ -65,7 +119,7 @@ def boxes(image: Grey) -> list[tuple[tuple[int, int, int, int], float]]:
         inside = labels[vertical, horizontal] == number
         mean = float(probability[vertical, horizontal][inside].mean())
         high, wide = vertical.stop - vertical.start, horizontal.stop - horizontal.start
-        if mean < BOX_THRESHOLD or min(high, wide) < 3:
+        if mean < threshold or min(high, wide) < 3:
             continue
         margin = high * wide * UNCLIP / (2 * (high + wide))  # the detector was trained on shrunk boxes (eq. 10)
         top, bottom = int((vertical.start - margin) / scale), int(np.ceil((vertical.stop + margin) / scale))
@@ -74,19 +128,47 @@ def boxes(image: Grey) -> list[tuple[tuple[int, int, int, int], float]]:
     return out
 
 
-def _probability(image: Grey, scale: float) -> NDArray[np.float32]:
+def _same(one: Box, other: Box) -> bool:
+    high = min(one[1], other[1]) - max(one[0], other[0])
+    wide = min(one[3], other[3]) - max(one[2], other[2])
+    smaller = min((box[1] - box[0]) * (box[3] - box[2]) for box in (one, other))
+    alike = max(one[1] - one[0], other[1] - other[0]) <= 2 * min(one[1] - one[0], other[1] - other[0])
+    return alike and high > 0 and wide > 0 and high * wide >= SAME * smaller
+
+
+def _around(one: Box, other: Box) -> Box:
+    return min(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), max(one[3], other[3])
+
+
+def _probability(image: Image8, scale: float) -> NDArray[np.float32]:
     """Return the detector's map of text at `scale` times the image's size."""
     rows, columns = max(8, round(image.shape[0] * scale)), max(8, round(image.shape[1] * scale))
     scaled = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC))
-    padded = np.zeros((-(-rows // 32) * 32, -(-columns // 32) * 32), np.float32)
-    padded[:rows, :columns] = scaled / np.float32(127.5) - 1  # mean and deviation of 0.5, as in training
+    padded = _continued(_continued(scaled).swapaxes(0, 1)).swapaxes(0, 1)
     session = _detector()
-    three = np.broadcast_to(padded, (1, 3, *padded.shape))
-    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: three})[0][0, 0, :rows, :columns]
-    return found
+    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: _planes(padded)})[0][0, 0]
+    return found[EDGE_PX : EDGE_PX + rows, EDGE_PX : EDGE_PX + columns]
 
 
-def _read(image: Grey, box: tuple[int, int, int, int], found: float) -> Line:
+def _planes(image: Image8) -> NDArray[np.float32]:
+    """Return an image as the networks take it: (1, 3, H, W), blue first, mean and deviation of 0.5 as in training."""
+    values = image / np.float32(127.5) - 1
+    if values.ndim == 2:
+        return np.broadcast_to(values, (1, 3, *values.shape))
+    return np.ascontiguousarray(values[..., ::-1].transpose(2, 0, 1)[None])
+
+
+def _continued(image: Image8) -> Image8:
+    """Continue an image above and below (to a multiple of 32) by what its border shows at large, without what is written there."""
+    size = (2 * EDGE_PX + 1, *(1,) * (image.ndim - 2))
+    above, below = (
+        ndimage.median_filter(np.median(strip, 0).astype(np.uint8), size, mode="nearest") for strip in (image[:EDGE_PX], image[-EDGE_PX:])
+    )
+    more = EDGE_PX + -(len(image) + 2 * EDGE_PX) % 32
+    return np.concatenate([np.repeat(above[None], EDGE_PX, 0), image, np.repeat(below[None], more, 0)])
+
+
+def _read(image: Image8, box: Box, found: float) -> Line:
     top, bottom, left, right = box
     crop = image[top:bottom, left:right]
     if crop.shape[0] > 1.5 * crop.shape[1]:
@@ -94,8 +176,7 @@ def _read(image: Grey, box: tuple[int, int, int, int], found: float) -> Line:
     width = int(np.clip(round(HEIGHT * crop.shape[1] / crop.shape[0]), HEIGHT, 2048))
     line = np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize((width, HEIGHT), Image.Resampling.BICUBIC))
     session, letters = _recogniser()
-    scaled = np.broadcast_to(line.astype(np.float32) / np.float32(127.5) - 1, (1, 3, HEIGHT, width))
-    steps = session.run(None, {session.get_inputs()[0].name: scaled})[0][0]  # (T, letters)
+    steps = session.run(None, {session.get_inputs()[0].name: _planes(line)})[0][0]  # (T, letters)
     best, sure = steps.argmax(1), steps.max(1)
     kept = (best > 0) & np.concatenate([[True], best[1:] != best[:-1]])  # CTC: 0 is the blank, repeats are one letter
     text = "".join(letters[index] for index in best[kept])

@@ -8,8 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from medpipe.deid import ocr
-from medpipe.deid.pixels import denied
+from medpipe.deid.burned_in import Search
 from medpipe.deid.values import text_of
 
 KEPT = {0x0010: "US", 0x0011: "US", 0x0015: "IS", 0x0040: "CS", 0x0050: "SS", 0x0051: "US", 0x0100: "US", 0x0102: "US"}
@@ -41,7 +40,8 @@ def _clean(dataset: Dataset, group: int) -> bool:
     if not plain or not count or len(values) < -(-count // 8) or big:
         return False
     bits = np.unpackbits(np.frombuffer(values, np.uint8), bitorder="little", count=count).reshape(frames, rows, columns)
-    if any(denied(line) for frame in bits if frame.any() for line in ocr.lines(frame * np.uint8(255))):
+    search = Search(evened=False)
+    if any(search.frame(frame, frame * np.uint8(255)) for frame in bits):
         return False
     for tag in [tag for tag in list(dataset.keys()) if tag.group == group]:
         if tag.element not in KEPT and tag.element != DATA:

@@ -1,6 +1,6 @@
 """Text burned into pixels: find it in every distinct frame, deny it by default, black it out, look again.
 
-Only lines made wholly of technical tokens (side marks, projections, units) stay. What cannot be decoded is not passed.
+What is text that must go, `burned_in` says. What cannot be decoded is not passed.
 Pixels without denied text keep their bytes as they were encoded; a segmentation with text is not blacked out but refused,
 since a mask with a hole is another mask.
 """
@@ -8,7 +8,6 @@ since a mask with a hole is another mask.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,51 +19,21 @@ from pydicom.pixels import apply_color_lut, iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medpipe.deid import encapsulated, ocr
+from medpipe.deid.burned_in import READ_MIN, STEP, Search, covering
 from medpipe.deid.values import text_of
 from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
-READ_MIN = 0.4
-"""From this mean probability on, what the recogniser read is text (smallest over 720 drawn lines: 0.58)."""
-LINE_MIN = 2.5
-"""A box this many times wider than high is a line of text even where it cannot be read, as in a foreign script."""
 ROUNDS = 3
-MARGIN_PX = 2
-ALLOWED = frozenset(
-    {
-        "L", "R", "LT", "RT", "LEFT", "RIGHT", "LINKS", "RECHTS", "H", "F", "A", "P", "S", "I", "HEAD", "FEET", "AP", "PA", "LAT",
-        "LATERAL", "OBL", "AXIAL", "SUPINE", "PRONE", "ERECT", "UPRIGHT", "PORTABLE", "PORT", "MOBILE", "LIEGEND", "STEHEND",
-        "SITZEND", "BETTAUFNAHME", "STANDING", "SITTING", "INSP", "EXP", "INSPIRATION", "EXPIRATION", "CC", "MLO", "ML", "LM", "RCC",
-        "LCC", "RMLO", "LMLO", "XCCL", "KVP", "KV", "MA", "MAS", "MM", "CM", "M", "HZ", "MHZ", "DB", "FPS", "BPM", "MSEC", "MS",
-        "SEC", "MI", "TIS", "TIB", "TIC", "WL", "WW", "TE", "TR", "TI", "FOV", "ST", "THK", "DFOV", "ZOOM", "GAIN", "DR", "PRF", "HU",
-        "SUV", "MGY",
-    }
-)  # fmt: skip
-_WORD = re.compile(r"[^\W_]+")
-_UNITS = "(?:KVP|KV|MAS|MA|MM|CM|HZ|MHZ|DB|FPS|BPM|MS|SEC|%)"
-_MEASURE = re.compile(rf"[0-9]{{1,3}}(?:[.,][0-9]{{1,2}})?{_UNITS}\Z")
-_SPACED = re.compile(rf"(?<=[0-9])\s+(?={_UNITS}(?![A-Z]))")
 SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+CONVERSIONS = frozenset({"DV", "DF", "SD", "SI", "WSD", "DRW", "SYN"})
+"""Digitised video and film, scanned documents and images, workstations, drawings (Conversion Type, PS3.3 C.8.6.1)."""
+SCREENS = frozenset({"SCREEN SAVE", "SCREENSAVE", "SCREEN_CAPTURE", "SCREENSHOT"})
+HIDDEN = 0.25
+"""Where most values take less of the range than this, as beside an implant, they are looked at by themselves, too."""
 ELEMENTS = {0x7FE00010: 0, 0x7FE00008: 32, 0x7FE00009: 64}
 """The elements that hold pixels, and the bits of one value where the element itself says so."""
 Frame = NDArray[Any]
-
-
-def allowed(text: str) -> bool:
-    """Say whether a line of text is wholly technical: side marks, projections, and numbers with their unit."""
-    words = [word for word in _SPACED.sub("", text.upper()).split() if _WORD.search(word)]
-    return all(_MEASURE.match(word) or all(part in ALLOWED for part in _WORD.findall(word)) for word in words)
-
-
-def denied(line: ocr.Line) -> bool:
-    """Say whether a line found in an image must go."""
-    letters = "".join(_WORD.findall(line.text))
-    wide = line.right - line.left >= LINE_MIN * (line.bottom - line.top)
-    if len(letters) < 2:
-        return wide and line.read < READ_MIN  # one letter names nobody, an unread line might
-    if line.read >= READ_MIN:
-        return not allowed(line.text)
-    return wide
 
 
 def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Reason | None:
@@ -80,19 +49,21 @@ def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Rea
         counts["pixels, unused bits cleared"] += 1
     found: dict[bytes, list[ocr.Line]] = {}
     order = []
+    search: Search | None = None
     try:
-        for frame in _frames(dataset):
+        for frame in frames(dataset):
+            search = search or _search(dataset, frame)
             key = hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest()
             if key not in found:
-                found[key] = _denied(frame, dataset)
+                found[key] = _denied(search, frame, dataset)
             order.append(key)
     except MemoryError:
         raise
     except Exception:  # decoders raise whatever they like; without pixels nothing can be vouched for
         return Reason.UNDECODABLE
-    if not order:
+    if search is None:
         return Reason.UNDECODABLE
-    if len(found) > 1 or not _one_bit(dataset) or found[order[0]]:
+    if search.looked_at or not _one_bit(dataset):
         counts["frames searched for text"] += len(order)
     if not any(found.values()) and not decode:
         return None
@@ -104,36 +75,80 @@ def clean(dataset: Dataset, settings: DeidSettings, counts: Counter[str]) -> Rea
     return _black_out(dataset, found, order, counts)
 
 
-def _denied(frame: Frame, dataset: Dataset) -> list[ocr.Line]:
-    """Return the lines of text in a frame that must go; a frame of one value shows none."""
-    if _one_bit(dataset) and frame.min() == frame.max():
-        return []
-    lines = [line for line in ocr.lines(grey(frame, dataset)) if denied(line)]
+def _search(dataset: Dataset, frame: Frame) -> Search:
+    grey_levels = int(dataset.get("BitsAllocated", 0) or 0) == 8 and int(dataset.get("BitsStored", 8) or 8) == 8
+    step = STEP if grey_levels and text_of(dataset, 0x00280004).strip() != "PALETTE COLOR" else 0
+    return Search(expected(dataset, frame.shape), step, evened=not _one_bit(dataset))
+
+
+def _denied(search: Search, frame: Frame, dataset: Dataset) -> list[ocr.Line]:
+    """Return the lines of text in the next frame that must go."""
+    lines = search.frame(frame, *shown(frame, dataset))
     if text_of(dataset, 0x00080016).strip() in SEGMENTATIONS:  # the outlines of organs look like single letters, not like words
-        lines = [line for line in lines if line.read >= READ_MIN and sum(len(word) for word in _WORD.findall(line.text)) > 2]
+        lines = [line for line in lines if line.read >= READ_MIN and sum(letter.isalnum() for letter in line.text) > 2]
     return lines
+
+
+def expected(dataset: Dataset, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return where the header lets text be expected in a frame of that shape (H, W), None where it says nothing.
+
+    That is all that lies outside the regions of ultrasound (PS3.3 C.8.5.5), and the whole of what was taken from a film,
+    a screen or paper (Conversion Type, PS3.3 C.8.6.1; a screen save) or is said to show text.
+    """
+    kinds = {part.strip().upper() for part in text_of(dataset, 0x00080008).split("\\")}
+    taken = text_of(dataset, 0x00080064).strip().upper() in CONVERSIONS or bool(kinds & SCREENS)
+    if taken or text_of(dataset, 0x00280301).strip().upper() == "YES":
+        return np.ones(shape[:2], bool)
+    regions = dataset.get("SequenceOfUltrasoundRegions", None) or ()
+    mask = np.ones(shape[:2], bool)
+    for region in regions:
+        try:
+            top, bottom = int(region.RegionLocationMinY0), int(region.RegionLocationMaxY1)
+            left, right = int(region.RegionLocationMinX0), int(region.RegionLocationMaxX1)
+        except (AttributeError, TypeError, ValueError):
+            continue
+        mask[max(0, top) : bottom + 1, max(0, left) : right + 1] = False
+    return mask if regions and not mask.all() else None
 
 
 def _one_bit(dataset: Dataset) -> bool:
     return int(dataset.get("BitsAllocated", 0) or 0) == 1
 
 
-def grey(frame: Frame, dataset: Dataset) -> ocr.Grey:
-    """Return a frame (H, W) or (H, W, samples) as a person would see it, in 8-bit grey (H, W)."""
+def shown(frame: Frame, dataset: Dataset) -> tuple[ocr.Image8, NDArray[np.float32] | None]:
+    """Return a frame as a person would see it, and, where a few values make all others dark, those spread evenly (H, W).
+
+    The frame is (H, W) or (H, W, samples), what is seen (H, W) or (H, W, 3) in 8 bits.
+    """
     stored = min(8, int(dataset.get("BitsStored", 8) or 8))
     if text_of(dataset, 0x00280004).strip() == "PALETTE COLOR":
-        frame, stored = apply_color_lut(frame, dataset), 8
-    values = frame.astype(np.float32)
-    if values.ndim == 3:
-        values = values[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) if values.shape[-1] >= 3 else values[..., 0]
+        frame = apply_color_lut(frame, dataset)
+        if frame.dtype != np.uint8:
+            frame = (frame >> (8 if frame.max() > 255 else 0)).astype(np.uint8)  # 16-bit tables (PS3.3 C.7.6.3.1.5)
+        stored = 8
+    if frame.ndim == 3:
+        frame = frame[..., :3] if frame.shape[-1] >= 3 else frame[..., 0]
     if frame.dtype == np.uint8:
-        return np.asarray(np.rint(values * (255 / (2**stored - 1))).clip(0, 255), dtype=np.uint8)
-    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    low, high = np.percentile(values, [0.1, 99.9])
+        return np.asarray(np.rint(frame * np.float32(255 / (2**stored - 1))).clip(0, 255), dtype=np.uint8), None
+    values = np.nan_to_num(frame.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, most_low, most_high, high = np.percentile(values, [0.1, 2, 98, 99.9])
+    hidden = most_high - most_low < HIDDEN * (high - low)
     if high <= low:  # nearly constant: what little there is may be text
-        low, high = float(values.min()), float(values.max())
+        low, high, hidden = float(values.min()), float(values.max()), False
     scaled = (values - low) * (255 / max(high - low, 1e-6))
-    return np.asarray(scaled.clip(0, 255), dtype=np.uint8)
+    return np.asarray(scaled.clip(0, 255), dtype=np.uint8), _spread(values) if hidden and values.ndim == 2 else None
+
+
+def _spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return each value's rank, 0 to 255: one bright implant does not make all the rest dark."""
+    edges = np.quantile(values[::4, ::4] if values.size > 2**18 else values, np.linspace(0, 1, 257))
+    return np.asarray(np.interp(values, *_rising(edges)), dtype=np.float32)
+
+
+def _rising(edges: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Return the distinct edges and the middle of the ranks that each stands for."""
+    distinct, first, times = np.unique(edges, return_index=True, return_counts=True)
+    return distinct, (first + (times - 1) / 2) * (255 / 256)
 
 
 def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list[bytes], counts: Counter[str]) -> Reason | None:
@@ -141,14 +156,16 @@ def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list
         return Reason.BURNED_IN_TEXT  # floating-point maps have no black
     redacted = bytearray()
     dtype: np.dtype[Any] | None = None
-    for frame, key in zip(_frames(dataset), order, strict=True):
-        out = np.array(frame)
-        lines = found[key]
+    again: Search | None = None
+    for frame, key in zip(frames(dataset), order, strict=True):
+        out, lines = np.array(frame), found[key]
+        again = again or _search(dataset, frame)
         for _ in range(ROUNDS):
             for line in lines:
                 _fill(out, line, dataset)
             counts["text regions blacked out"] += len(lines)
-            lines = [line for line in ocr.lines(grey(out, dataset)) if denied(line)] if lines else []
+            again.lines = []  # what was found before is black now
+            lines = again.frame(out.copy(), *shown(out, dataset))
             if not lines:
                 break
         if lines:
@@ -159,7 +176,8 @@ def _black_out(dataset: Dataset, found: dict[bytes, list[ocr.Line]], order: list
     return None
 
 
-def _frames(dataset: Dataset) -> Iterator[Frame]:
+def frames(dataset: Dataset) -> Iterator[Frame]:
+    """Decode an object's frames one by one, each (H, W) or (H, W, samples)."""
     if not _one_bit(dataset) or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         yield from iter_pixels(dataset)
         return
@@ -170,11 +188,11 @@ def _frames(dataset: Dataset) -> Iterator[Frame]:
 
 def _fill(frame: Frame, line: ocr.Line, dataset: Dataset) -> None:
     """Black out a box: the value that is shown darkest, so that nothing draws the eye and no edge looks like text."""
-    box = slice(max(0, line.top - MARGIN_PX), line.bottom + MARGIN_PX), slice(max(0, line.left - MARGIN_PX), line.right + MARGIN_PX)
+    box = covering(line, frame.shape)
     photometric = text_of(dataset, 0x00280004).strip()
     if photometric == "PALETTE COLOR":
-        shown = grey(frame, dataset)
-        frame[box] = frame.reshape(-1)[int(shown.argmin())]
+        seen, _ = shown(frame, dataset)
+        frame[box] = frame.reshape(-1)[int(seen.max(-1).argmin())]
     elif photometric == "MONOCHROME1":
         frame[box] = frame.max()
     else:

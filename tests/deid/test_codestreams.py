@@ -13,7 +13,7 @@ import pytest
 from builders_deid import CANARY, instance, with_pixels, written
 from pydicom.encaps import encapsulate, generate_frames
 
-from medpipe.deid import encapsulated, pixels
+from medpipe.deid import encapsulated, ocr, pixels
 from medpipe.deid.codestreams import blanked
 from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
@@ -119,7 +119,7 @@ def test_right_extended_offsets_stay() -> None:
 
 def test_what_cannot_be_followed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     file = pydicom.dcmread(FOLDER / "GDCMJ2K_TextGBR.dcm")  # boxes around the codestream
-    monkeypatch.setattr(pixels.ocr, "lines", lambda _: [])
+    monkeypatch.setattr(ocr, "lines", lambda *_, **__: [])
     before, counts = file.pixel_array.copy(), Counter[str]()
     assert pixels.clean(file, DeidSettings(), counts) is None
     assert not file.file_meta.TransferSyntaxUID.is_encapsulated

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medpipe import recipe
-from medpipe.deid import ocr, pixels
+from medpipe.deid.burned_in import Search, covering
 from medpipe.deid.deidentify import deidentify
 from medpipe.sources import phantom
 from medpipe.sources.phantom_images import burned_in_boxes, render
@@ -44,11 +44,10 @@ def test_every_line_of_the_phantoms_burned_in_text_is_covered_and_clean_images_a
         for image in (image for study in patient.studies for image in study.images):
             stored, _ = render(image)
             grey = (stored.astype(float) * 255 / (2**image.scanner.bits - 1)).astype(np.uint8)
-            found = [line for line in ocr.lines(grey) if pixels.denied(line)]
+            found = Search().frame(grey, grey)
             covered = np.zeros(grey.shape, bool)
             for line in found:
-                margin = pixels.MARGIN_PX
-                covered[max(0, line.top - margin) : line.bottom + margin, max(0, line.left - margin) : line.right + margin] = True
+                covered[covering(line, grey.shape)] = True
             for top, left, bottom, right in burned_in_boxes(image):
                 lines += 1
                 assert covered[top:bottom, left:right].mean() > 0.95

@@ -18,6 +18,7 @@ from pydicom.uid import UID_dictionary
 from pydicom.valuerep import VR
 
 from medpipe.deid.freetext import CLOSED, vocabulary
+from medpipe.deid.needles import Strings
 from medpipe.deid.profile import Retained
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.values import dictionary_vrs, parts, text_of
@@ -131,8 +132,7 @@ class Identifiers:
 
     def in_bytes(self, value: bytes) -> bool:
         """Say whether the bytes of a binary value hold any of them as text."""
-        low = value.lower()
-        return any(needle in low for needle in self.known.needles)
+        return any(True for _ in self.known.needles.within(value.lower()))
 
     def _kinds(self) -> dict[str, set[str]]:
         return {"word": self.words, "number": self.numbers, "date": self.dates, "uid": self.uids, "spelled": self._spelled()}
@@ -193,7 +193,7 @@ class Known:
     """Numbers and dates of five digits and more, leading zeros not counted."""
     plain: frozenset[str]
     """Numbers and dates without leading zeros."""
-    needles: tuple[bytes, ...]
+    needles: Strings
     longest: int
 
     @classmethod
@@ -212,7 +212,7 @@ class Known:
             days=frozenset(whole_days),
             whole=frozenset(int(number) for number in numbers if len(number) < 20 and int(number) >= 10**LONG),
             plain=frozenset(number.lstrip("0") for number in numbers),
-            needles=tuple(anywhere | alone),
+            needles=Strings(anywhere | alone),
             longest=max((len(word) for word in known | whole_days), default=0),
         )
 

@@ -20,6 +20,7 @@ from pydicom.uid import UID
 import medpipe
 from medpipe.deid import faces, objects, overlays, pixels, profile
 from medpipe.deid.actions import PIXELS, Cleaner
+from medpipe.deid.needles import Needles
 from medpipe.deid.reading import PREAMBLE, read
 from medpipe.deid.times import capped_age
 from medpipe.deid.values import text_of
@@ -27,30 +28,6 @@ from medpipe.sources.folder import Reason
 
 IMPLEMENTATION = UID("2.25.236107716427416138208229036083714914261")
 """Implementation Class UID of medpipe (PS3.7 D.3.3.2)."""
-PIXEL_NEEDLE = 6
-"""Shorter identifiers occur by chance among pixels and are searched for in the header only."""
-
-
-@dataclass
-class Needles:
-    """What no file of one patient may hold, in lower case."""
-
-    anywhere: frozenset[bytes] = field(repr=False)
-    alone: frozenset[bytes] = field(repr=False)
-    """Numbers that count only with no digit or point beside them, and words only with no letter."""
-
-    def within(self, data: bytes, pixels: slice) -> bool:
-        """Say whether any of them is in a file's bytes; `pixels` is where its pixel values lie."""
-        low = data.lower()
-        header = low[: pixels.start] + b"\0" + low[pixels.stop :]
-        if any(needle in (low if len(needle) >= PIXEL_NEEDLE else header) for needle in self.anywhere):
-            return True
-        return any(needle in header and _stands_alone(needle, header) for needle in self.alone)
-
-
-def _stands_alone(needle: bytes, data: bytes) -> bool:
-    beside = rb"[0-9.]" if needle.isdigit() else rb"[a-z]"
-    return re.search(rb"(?<!" + beside + rb")" + re.escape(needle) + rb"(?!" + beside + rb")", data) is not None
 
 
 @dataclass

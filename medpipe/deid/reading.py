@@ -103,13 +103,13 @@ def _parsed(data: bytes, marked: bool, header: bool) -> FileDataset | Reason:
 
 def _cut(dataset: FileDataset) -> bool:
     """Say whether a value is shorter than its length field says: the file ends within it."""
-    for tag in list(dataset.keys()):
-        element = dataset.get_item(tag)
-        if not isinstance(element, RawDataElement) or element.value is None or element.length == UNDEFINED:
-            continue
-        if len(element.value) < element.length:
-            return True
-    return False
+    return any(
+        isinstance(element, RawDataElement)
+        and element.value is not None
+        and len(element.value) < element.length
+        and element.length != UNDEFINED
+        for element in dataset.values()
+    )
 
 
 def _identified(dataset: FileDataset, marked: bool) -> FileDataset | Reason:

@@ -292,4 +292,4 @@ def _vr(tag: int, element: DataElement | RawDataElement) -> str:
     if vr is None or vr == "UN":
         known = dictionary_vrs(tag)
         return known[0] if known else "UN"
-    return vr
+    return str(vr)

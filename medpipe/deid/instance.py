@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import medpipe
 from medpipe.deid import faces, objects, overlays, pixels, profile
 from medpipe.deid.actions import PIXELS, Cleaner
 from medpipe.deid.needles import Needles
-from medpipe.deid.reading import PREAMBLE, read
+from medpipe.deid.reading import PREAMBLE, parsed
 from medpipe.deid.times import capped_age
 from medpipe.deid.values import text_of
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
 IMPLEMENTATION = UID("2.25.236107716427416138208229036083714914261")
@@ -88,7 +90,7 @@ def verified(path: Path, data: bytes, needles: Needles) -> bool:
     stored = path.read_bytes()
     if stored != data:
         raise OSError("a written file differs from what was written")
-    again = read(path)
+    again = parsed(stored)
     if isinstance(again, Reason):
         return False
     found = next((again.get_item(tag) for tag in PIXELS if tag in again), None)
@@ -132,9 +134,7 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
         dataset.PatientAge = f"{int(before['age']):03d}Y"
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [f"medpipe {medpipe.__version__}", profile.edition()]
-    dataset.DeidentificationMethodCodeSequence = Sequence(
-        [_code(value, meaning) for value, meaning in profile.codes(settings, pixels_cleaned=searched, faces_cleaned=defaced)]
-    )
+    dataset.DeidentificationMethodCodeSequence = Sequence(_method_codes(settings, searched, defaced))
     dataset.LongitudinalTemporalInformationModified = {"shift": "MODIFIED", "keep": "UNMODIFIED", "remove": "REMOVED"}[settings.dates]
     if searched:
         dataset.BurnedInAnnotation = "NO"
@@ -146,10 +146,15 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
         del dataset.RecognizableVisualFeatures  # what others found is not vouched for
 
 
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+@lru_cache
+def _method_codes(settings: DeidSettings, pixels_cleaned: bool, faces_cleaned: bool) -> tuple[Dataset, ...]:
+    """Return the items that say what was done; all files of a run share them."""
+    items = []
+    for value, meaning in profile.codes(settings, pixels_cleaned=pixels_cleaned, faces_cleaned=faces_cleaned):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+        items.append(item)
+    return tuple(items)
 
 
 def encoded(dataset: FileDataset) -> bytes:

@@ -29,9 +29,7 @@ def test_a_string_is_found_at_every_offset_of_long_data(at: int) -> None:
 
 
 @given(STRINGS, STRINGS, BYTES, BYTES, BYTES)
-def test_needles_count_as_they_are_described(
-    anywhere: set[bytes], alone: set[bytes], header: bytes, pixels: bytes, rest: bytes
-) -> None:
+def test_needles_count_as_they_are_described(anywhere: set[bytes], alone: set[bytes], header: bytes, pixels: bytes, rest: bytes) -> None:
     data, around = header + pixels + rest, header + b"\0" + rest
 
     def lonely(needle: bytes) -> bool:

@@ -244,9 +244,12 @@ def _leaks(planted: Corpus, people: list[object], place: Path) -> Iterator[Row]:
     left = sum(leaks(place / "out", people).values())
     yield Row(f"left by medpipe in {facts['instances']} instances", left, "forms", reference, held, "0")
     for name in PEERS:
-        if told := _peer(name, planted, place / "peer"):
+        told = _peer(name, planted, place / "peer")
+        if told and told["written"]:
             left = sum(leaks(place / "peer", people).values())
             yield Row(f"left by {name} in {told['written']} files", left, "forms", reference, held)
+        elif told:
+            print(f"{name}: wrote none of the {len(given)} files with identifiers in them")
 
 
 def _peer(name: str, corpus: Corpus, out: Path) -> dict[str, object] | None:

@@ -9,7 +9,9 @@ character set goes too.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import assert_never
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -55,6 +57,10 @@ class Cleaner:
     _scanner: str = ""
     _explicit: bool = True
 
+    @cached_property
+    def _rules(self) -> Mapping[int, tuple[Action, Action]]:
+        return policy(self.settings)
+
     def clean(self, dataset: FileDataset) -> None:
         """Clean a whole object; its pixels (PS3.3 C.7.6.3) are left to `pixels`."""
         self._scanner = self.pseudonyms.scanner(*(text_of(dataset, tag) for tag in (0x00080070, 0x00081090, 0x00181000)))
@@ -62,10 +68,9 @@ class Cleaner:
         self._walk(dataset, top=True)
 
     def _walk(self, dataset: Dataset, *, top: bool) -> None:
-        rules = policy(self.settings)
         scheme = text_of(dataset, 0x00080102).strip()
         safe = private.safe(dataset, self.identifiers) if self.settings.retain_safe_private else {}
-        for tag in list(dataset.keys()):
+        for tag, element in list(dataset.items()):
             number, group = int(tag), int(tag) >> 16
             if top and (number in PIXELS or group in self.overlays):
                 continue
@@ -76,21 +81,21 @@ class Cleaner:
             if group & 1 or group < 0x0008 or not number & 0xFFFF or group >= 0xFFFC or group >> 8 in (0x50, 0x60) or number in PIXELS:
                 self._remove(dataset, tag, "removed, private" if group & 1 else "removed, structural")
                 continue
-            vr = _vr(number, dataset.get_item(tag))
-            if number in rules:
-                self._apply(dataset, tag, vr, *rules[number])
+            vr = _vr(number, element.VR)
+            if number in self._rules:
+                self._apply(dataset, tag, vr, *self._rules[number])
             elif number == 0x00080005 or vr is None:
                 self._remove(dataset, tag, "removed, character set" if number == 0x00080005 else "removed, unknown or wrong VR")
             else:
                 self._off_table(dataset, tag, vr, scheme)
-            self._well_formed(dataset, tag)
+            odd = isinstance(element, RawDataElement) and (element.VR in (None, "UN") or (element.value and len(element.value) & 1))
+            if odd and tag in dataset:
+                self._well_formed(dataset, tag)
 
     def _well_formed(self, dataset: Dataset, tag: BaseTag) -> None:
         """Mend what some writers do wrong in an element that stays: no VR in a file with VRs, an odd number of bytes."""
-        element = dataset.get_item(tag) if tag in dataset else None
-        if not isinstance(element, RawDataElement):
-            return
-        if self._explicit and element.VR is None:
+        element = dataset.get_item(tag)
+        if self._explicit and isinstance(element, RawDataElement) and element.VR in (None, "UN"):
             element = dataset[tag]
         if isinstance(element, RawDataElement) and element.value and len(element.value) % 2:
             padding = b"\0" if element.VR in BULK or element.VR == "UI" else b" "
@@ -293,12 +298,12 @@ def _moved(vr: str, value: str, days: int) -> str | None:
     return day + (found[2] + (found[3] or "") if vr == "DT" else "")
 
 
-def _vr(tag: int, element: object) -> str | None:
-    """Return the VR by which to treat an element, None where it contradicts the standard's.
+@lru_cache(maxsize=4096)
+def _vr(tag: int, stated: str | None) -> str | None:
+    """Return the VR by which to treat an element that has the VR `stated`, None where it contradicts the standard's.
 
     A text VR in place of another is an old or sloppy writer's; text where a number belongs, or the reverse, is refused.
     """
-    stated = getattr(element, "VR", None)
     known = dictionary_vrs(tag)
     if not known:
         return str(stated) if stated and stated != "UN" and tag in _TABLE_ONLY else None

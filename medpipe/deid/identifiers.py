@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
-from pydicom.valuerep import VR
 
 from medpipe.deid.freetext import CLOSED, vocabulary
+from medpipe.deid.needles import Strings
 from medpipe.deid.profile import Retained
 from medpipe.deid.pseudonyms import Pseudonyms
-from medpipe.deid.values import dictionary_vrs, parts, text_of
+from medpipe.deid.values import dictionary_vrs, parts, text_in
 
 # Attributes whose whole value identifies a patient, a person, a request, a place or a device; person names are
 # recognised by their VR.
@@ -37,6 +36,7 @@ NUMBERS = frozenset(
 PLACES = frozenset({0x00080080, 0x00080081, 0x00080092, 0x00081040, 0x00101040, 0x00102152, 0x00402008, 0x00380300, 0x0040A07C})
 TOKEN = re.compile(r"[^\W_]+")
 _DIGITS = re.compile(r"[0-9]{6,}")
+_DAY = re.compile(r"(?:18|19|20)\d{6}\Z")
 LONG = 4
 """From this length on a name or number is searched for inside other words and in written bytes."""
 PHRASE = 8
@@ -75,32 +75,32 @@ class Identifiers:
 
     def gather(self, dataset: Dataset) -> None:
         """Add what `dataset` holds, at every depth, private elements included; what cannot be read here is refused later."""
-        for tag in list(dataset.keys()):
+        for tag, element in list(dataset.items()):
             try:
-                self._gather(dataset, tag)
+                self._gather(dataset, int(tag), element)
             except MemoryError:
                 raise
             except Exception:  # a malformed element can make the parser raise anything, OSError too
                 continue
 
-    def _gather(self, dataset: Dataset, tag: BaseTag) -> None:
-        element = dataset.get_item(tag)
-        vr = _vr(int(tag), element)
-        if vr == VR.SQ or (vr == VR.UN and not isinstance(element, RawDataElement)):
-            for item in dataset[tag].value if dataset[tag].VR == VR.SQ else ():
+    def _gather(self, dataset: Dataset, tag: int, element: DataElement | RawDataElement) -> None:
+        vr = _vr(tag, element)
+        if vr == "SQ" or (vr == "UN" and not isinstance(element, RawDataElement)):
+            sequence = dataset[tag]
+            for item in sequence.value if sequence.VR == "SQ" else ():
                 self.gather(item)
-        elif self.retained.covers(int(tag), vr):
-            self.told.update(value[:8] for value in parts(text_of(dataset, tag)) if vr in (VR.DA, VR.DT))
-        elif vr == VR.PN or int(tag) in NUMBERS or int(tag) in PLACES:
-            for value in parts(text_of(dataset, tag)):
-                self.add(value, place=int(tag) in PLACES, number=int(tag) in NUMBERS)
+        elif self.retained.covers(tag, vr):
+            self.told.update(value[:8] for value in parts(text_in(dataset, element)) if vr in ("DA", "DT"))
+        elif vr == "PN" or tag in NUMBERS or tag in PLACES:
+            for value in parts(text_in(dataset, element)):
+                self.add(value, place=tag in PLACES, number=tag in NUMBERS)
             raw = element.value if isinstance(element, RawDataElement) else None
             spelled = (part.strip(b" \0") for part in re.split(rb"[\\^=]", raw or b""))
-            self.spelled.update(part for part in spelled if vr == VR.PN or part.decode("latin-1").lower() not in vocabulary())
-        elif vr in (VR.DA, VR.DT):
-            self.dates.update(value[:8] for value in parts(text_of(dataset, tag)) if re.fullmatch(r"(18|19|20)\d{6}", value[:8]))
-        elif vr == VR.UI and tag.group > 0x0002 and int(tag) not in CLASS_UIDS:
-            self.uids.update(value for value in parts(text_of(dataset, tag)) if value and value not in UID_dictionary)
+            self.spelled.update(part for part in spelled if vr == "PN" or part.decode("latin-1").lower() not in vocabulary())
+        elif vr in ("DA", "DT"):
+            self.dates.update(value[:8] for value in parts(text_in(dataset, element)) if _DAY.match(value[:8]))
+        elif vr == "UI" and tag >> 16 > 0x0002 and tag not in CLASS_UIDS:
+            self.uids.update(value for value in parts(text_in(dataset, element)) if value and value not in UID_dictionary)
 
     def add(self, value: str, *, place: bool = False, number: bool = False) -> None:
         """Add one value: a number as a whole, a name by its parts."""
@@ -133,8 +133,7 @@ class Identifiers:
 
     def in_bytes(self, value: bytes) -> bool:
         """Say whether the bytes of a binary value hold any of them as text."""
-        low = value.lower()
-        return any(needle in low for needle in self.known.needles)
+        return any(True for _ in self.known.needles.within(value.lower()))
 
     def _kinds(self) -> dict[str, set[str]]:
         return {"word": self.words, "number": self.numbers, "date": self.dates, "uid": self.uids, "spelled": self._spelled()}
@@ -195,7 +194,7 @@ class Known:
     """Numbers and dates of five digits and more, leading zeros not counted."""
     plain: frozenset[str]
     """Numbers and dates without leading zeros."""
-    needles: tuple[bytes, ...]
+    needles: Strings
     longest: int
 
     @classmethod
@@ -214,7 +213,7 @@ class Known:
             days=frozenset(whole_days),
             whole=frozenset(int(number) for number in numbers if len(number) < 20 and int(number) >= 10**LONG),
             plain=frozenset(number.lstrip("0") for number in numbers),
-            needles=tuple(anywhere | alone),
+            needles=Strings(anywhere | alone),
             longest=max((len(word) for word in known | whole_days), default=0),
         )
 
@@ -294,9 +293,9 @@ def _ascending(word: str) -> bool:
     return all(ord(after) - ord(before) == 1 for before, after in pairwise(word))
 
 
-def _vr(tag: int, element: object) -> str:
-    vr = getattr(element, "VR", None)
-    if vr is None or vr == VR.UN:
+def _vr(tag: int, element: DataElement | RawDataElement) -> str:
+    vr = element.VR
+    if vr is None or vr == "UN":
         known = dictionary_vrs(tag)
-        return known[0] if known else str(vr or VR.UN)
+        return known[0] if known else "UN"
     return str(vr)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from pydicom.charset import default_encoding
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -20,37 +22,15 @@ from pydicom.uid import UID
 import medpipe
 from medpipe.deid import faces, objects, overlays, pixels, profile
 from medpipe.deid.actions import PIXELS, Cleaner
-from medpipe.deid.reading import PREAMBLE, read
+from medpipe.deid.needles import Needles
+from medpipe.deid.reading import PREAMBLE, parsed
 from medpipe.deid.times import capped_age
 from medpipe.deid.values import text_of
+from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
 IMPLEMENTATION = UID("2.25.236107716427416138208229036083714914261")
 """Implementation Class UID of medpipe (PS3.7 D.3.3.2)."""
-PIXEL_NEEDLE = 6
-"""Shorter identifiers occur by chance among pixels and are searched for in the header only."""
-
-
-@dataclass
-class Needles:
-    """What no file of one patient may hold, in lower case."""
-
-    anywhere: frozenset[bytes] = field(repr=False)
-    alone: frozenset[bytes] = field(repr=False)
-    """Numbers that count only with no digit or point beside them, and words only with no letter."""
-
-    def within(self, data: bytes, pixels: slice) -> bool:
-        """Say whether any of them is in a file's bytes; `pixels` is where its pixel values lie."""
-        low = data.lower()
-        header = low[: pixels.start] + b"\0" + low[pixels.stop :]
-        if any(needle in (low if len(needle) >= PIXEL_NEEDLE else header) for needle in self.anywhere):
-            return True
-        return any(needle in header and _stands_alone(needle, header) for needle in self.alone)
-
-
-def _stands_alone(needle: bytes, data: bytes) -> bool:
-    beside = rb"[0-9.]" if needle.isdigit() else rb"[a-z]"
-    return re.search(rb"(?<!" + beside + rb")" + re.escape(needle) + rb"(?!" + beside + rb")", data) is not None
 
 
 @dataclass
@@ -111,7 +91,7 @@ def verified(path: Path, data: bytes, needles: Needles) -> bool:
     stored = path.read_bytes()
     if stored != data:
         raise OSError("a written file differs from what was written")
-    again = read(path)
+    again = parsed(stored)
     if isinstance(again, Reason):
         return False
     found = next((again.get_item(tag) for tag in PIXELS if tag in again), None)
@@ -155,9 +135,7 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
         dataset.PatientAge = f"{int(before['age']):03d}Y"
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [f"medpipe {medpipe.__version__}", profile.edition()]
-    dataset.DeidentificationMethodCodeSequence = Sequence(
-        [_code(value, meaning) for value, meaning in profile.codes(settings, pixels_cleaned=searched, faces_cleaned=defaced)]
-    )
+    dataset.DeidentificationMethodCodeSequence = Sequence(_method_codes(settings, searched, defaced))
     dataset.LongitudinalTemporalInformationModified = {"shift": "MODIFIED", "keep": "UNMODIFIED", "remove": "REMOVED"}[settings.dates]
     if searched:
         dataset.BurnedInAnnotation = "NO"
@@ -169,10 +147,15 @@ def mark(dataset: FileDataset, cleaner: Cleaner, before: dict[str, Any]) -> None
         del dataset.RecognizableVisualFeatures  # what others found is not vouched for
 
 
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+@lru_cache
+def _method_codes(settings: DeidSettings, pixels_cleaned: bool, faces_cleaned: bool) -> tuple[Dataset, ...]:
+    """Return the items that say what was done; all files of a run share them."""
+    items = []
+    for value, meaning in profile.codes(settings, pixels_cleaned=pixels_cleaned, faces_cleaned=faces_cleaned):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+        items.append(item)
+    return tuple(items)
 
 
 def encoded(dataset: FileDataset) -> bytes:
@@ -186,6 +169,8 @@ def encoded(dataset: FileDataset) -> bytes:
     meta.ImplementationVersionName = "MEDPIPE"
     dataset.file_meta = meta
     dataset.preamble = b"\0" * PREAMBLE
+    # What stays is ASCII, so its bytes stay although the character set went: nothing is decoded to be encoded again.
+    dataset.set_original_encoding(*dataset.original_encoding, default_encoding)
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

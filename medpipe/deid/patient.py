@@ -22,6 +22,7 @@ from medpipe.deid.actions import Cleaner
 from medpipe.deid.consent import said
 from medpipe.deid.faces import Faces
 from medpipe.deid.identifiers import Identifiers
+from medpipe.deid.needles import Needles
 from medpipe.deid.reading import identity, quiet, read
 from medpipe.deid.times import shifted_date
 from medpipe.deid.values import text_of
@@ -234,8 +235,8 @@ def _size(path: Path) -> int:
         return 0  # it went in the meantime: reading it will say so
 
 
-def _needles(identifiers: Identifiers, shift_days: int) -> instance.Needles:
+def _needles(identifiers: Identifiers, shift_days: int) -> Needles:
     """Return what to search written files for; a shifted date that equals another original date is no leak."""
     anywhere, alone = identifiers.needles()
     moved = {shifted_date(day, shift_days) for day in identifiers.dates}
-    return instance.Needles(frozenset(anywhere), frozenset(alone - {day.encode() for day in moved if day}))
+    return Needles(frozenset(anywhere), frozenset(alone - {day.encode() for day in moved if day}))

@@ -52,13 +52,26 @@ def read(path: Path, *, header: bool = False) -> FileDataset | Reason:
     try:
         with path.open("rb") as file:
             start = file.read(PREAMBLE + 4)
-            marked = start[PREAMBLE:] == b"DICM"
-            if not marked and not start.startswith(_STARTS):
+            if not _promising(start):
                 return Reason.NOT_DICOM
             file.seek(0)
-            return _parsed(file.read() if not header else _header(file.read(1 << 20), path), marked, header)
+            data = file.read() if not header else _header(file.read(1 << 20), path)
     except OSError:
         return Reason.UNREADABLE
+    return parsed(data, header=header)
+
+
+def parsed(data: bytes, *, header: bool = False) -> FileDataset | Reason:
+    """Read the bytes of a file as `read` does."""
+    return _parsed(data, _marked(data), header) if _promising(data) else Reason.NOT_DICOM
+
+
+def _marked(start: bytes) -> bool:
+    return start[PREAMBLE : PREAMBLE + 4] == b"DICM"
+
+
+def _promising(start: bytes) -> bool:
+    return _marked(start) or start.startswith(_STARTS)
 
 
 def _header(start: bytes, path: Path) -> bytes:
@@ -103,13 +116,13 @@ def _parsed(data: bytes, marked: bool, header: bool) -> FileDataset | Reason:
 
 def _cut(dataset: FileDataset) -> bool:
     """Say whether a value is shorter than its length field says: the file ends within it."""
-    for tag in list(dataset.keys()):
-        element = dataset.get_item(tag)
-        if not isinstance(element, RawDataElement) or element.value is None or element.length == UNDEFINED:
-            continue
-        if len(element.value) < element.length:
-            return True
-    return False
+    return any(
+        isinstance(element, RawDataElement)
+        and element.value is not None
+        and len(element.value) < element.length
+        and element.length != UNDEFINED
+        for element in dataset.values()
+    )
 
 
 def _identified(dataset: FileDataset, marked: bool) -> FileDataset | Reason:

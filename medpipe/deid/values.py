@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from pydicom import charset
 from pydicom.datadict import DicomDictionary
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -28,10 +28,17 @@ def text_of(dataset: Dataset, tag: BaseTag | int) -> str:
     Undecodable bytes are replaced, so that text in a wrong or missing character set is still read.
     """
     element = dataset.get_item(tag)
-    if element is None or element.value is None:
-        return ""
+    return "" if element is None else text_in(dataset, element)
+
+
+def text_in(dataset: Dataset, element: DataElement | RawDataElement) -> str:
+    """Return the value of an element of `dataset` as `text_of` does."""
     value = element.value
+    if value is None:
+        return ""
     if isinstance(value, bytes):
+        if value.isascii() and b"\x1b" not in value:
+            return value.decode("ascii").rstrip(" \0")
         return _decoded(value, getattr(dataset, "_character_set", None))
     if isinstance(value, str):
         return value
@@ -42,8 +49,6 @@ def text_of(dataset: Dataset, tag: BaseTag | int) -> str:
 
 
 def _decoded(value: bytes, encodings: object) -> str:
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii").rstrip(" \0")
     names = [encodings] if isinstance(encodings, str) else list(encodings) if isinstance(encodings, (list, tuple)) else []
     try:
         return str(charset.decode_bytes(value, [str(name) for name in names] or ["utf-8"], {"^", "=", "\\"})).rstrip(" \0")

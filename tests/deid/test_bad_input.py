@@ -19,7 +19,7 @@ from medpipe.deid import instance as instances
 from medpipe.deid import reading
 from medpipe.deid.actions import Cleaner
 from medpipe.deid.identifiers import Identifiers
-from medpipe.deid.instance import Needles
+from medpipe.deid.needles import Needles
 from medpipe.deid.pseudonyms import Pseudonyms
 from medpipe.deid.reading import quiet, read
 from medpipe.settings import DeidSettings

@@ -104,7 +104,7 @@ def _trusted(*_: object) -> bool:
     return True
 
 
-def _no_lines(*_: object) -> list[ocr.Line]:
+def _no_lines(*_: object, **__: object) -> list[ocr.Line]:
     """Stand in for `ocr.lines`."""
     return []
 

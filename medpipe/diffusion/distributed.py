@@ -71,7 +71,7 @@ class World:
         match self.kind:
             case "ddp":
                 ids = [torch.cuda.current_device()] if device == "cuda" else None
-                return DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+                return DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
             case "fsdp":
                 lists = [part for part in objective.modules() if isinstance(part, nn.ModuleList)]
                 for layer in [layer for part in lists for layer in part if not isinstance(layer, nn.ModuleList)]:

@@ -27,6 +27,8 @@ SPEC, ERROR, PROGRESS, LOG = "spec.json", "error.json", "progress.json", "proces
 EVERY_S = 0.2
 END_S = 30
 """How long torchrun may take to end its processes."""
+_SETTINGS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+"""A store of its own for every start: in a shared one a new process finds the address of the dead one, and is refused."""
 
 
 @contextlib.contextmanager
@@ -57,7 +59,9 @@ def ranks(dataset: Path, out: Path, recipe: Recipe, progress: Progress) -> None:
         records.write_json(scratch / SPEC, spec)
         (out / records.STATE).mkdir(parents=True, exist_ok=True)
         with (out / records.STATE / LOG).open("ab") as log:
-            torchrun = subprocess.Popen(_command(recipe, scratch, out), stdout=log, stderr=log, start_new_session=True)
+            torchrun = subprocess.Popen(
+                _command(recipe, scratch, out), stdout=log, stderr=log, env=os.environ | _SETTINGS, start_new_session=True
+            )
             try:
                 _watch(torchrun, scratch, progress)
             finally:

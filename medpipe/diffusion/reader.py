@@ -126,7 +126,7 @@ class Reader:
             self._blocks.move_to_end(number)
             return self._blocks[number]
         rows = self.rows[self.order.starts[number] : self.order.starts[number + 1]]
-        stored = np.asarray(self._array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
+        stored: store.Images = np.asarray(self._array[int(rows[0]) : int(rows[-1]) + 1])[rows - rows[0]]
         self._blocks[number] = stored
         while len(self._blocks) > 1 and sum(block.nbytes for block in self._blocks.values()) > self.budget:
             self._blocks.popitem(last=False)

@@ -30,7 +30,7 @@ def test_a_training_writes_a_checkpoint_that_learned_something(tmp_path: Path, d
     made = train(dataset().path, tmp_path / "out", recipe(train={"images": 2048}))
     curve = pd.read_parquet(made.path / "training.parquet")
     assert curve["images"].iloc[-1] == 2048
-    assert curve["loss"].iloc[-1] < 0.8 * curve["loss"].iloc[0]
+    assert curve["validation_loss"].iloc[-1] < 0.9 * curve["validation_loss"].iloc[0]  # the same noise at every point
     assert np.isfinite(curve.to_numpy()).all()
     assert made.facts["conditions"] == ["label", "age", "sex"]
     assert open_denoiser(made.path).sigma_data == pytest.approx(made.facts["sigma_data"])

@@ -23,7 +23,7 @@ from benchmarks.table import Row
 
 LONG = True
 SIZES: dict[str, tuple[int, ...]] = {"28²": (28, 28), "64²": (64, 64), "128²": (128, 128), "256²": (256, 256), "32³": (32, 32, 32)}
-IMAGES, BATCH = 1536, 64
+IMAGES, BATCH = 1024, 64
 """Of each training that is timed as a whole."""
 
 
@@ -61,7 +61,7 @@ def cost(shape: tuple[int, ...]) -> Cost:
         loss.backward()
         optimizer.step()
 
-    few = max(1, 2**16 // int(np.prod(shape)))
+    few = max(1, 2**15 // int(np.prod(shape)))
     many = 3 * few
     peaks, seconds = [], []
     for images in (few, many):
@@ -116,14 +116,15 @@ def dataset(folder: Path, images: int = 512, side: int = 28) -> Path:
     return folder
 
 
-def trained(source: Path, out: Path, processes: int) -> float:
-    """Return images a second of a training in `processes` processes of one thread."""
+def trained(source: Path, out: Path, processes: int) -> tuple[float, float]:
+    """Return images a second, and images a second of processor time, of a training in `processes` processes of one thread."""
     from medpipe.diffusion.train import train
     from medpipe.recipe import build
 
     settings = {"images": IMAGES, "batch": BATCH, "preview_images": 0, "compile": "off", "warmup_images": 0}
     recipe = build({"images": {"size": 28}, "train": settings, "compute": {"processes": processes, "threads": processes}})
-    return float(train(source, out, recipe).facts["cost"]["images_per_s"])
+    cost = train(source, out, recipe).facts["cost"]
+    return float(cost["images_per_s"]), IMAGES / float(cost["processor_s"])
 
 
 def rows() -> Iterator[Row]:
@@ -138,10 +139,11 @@ def rows() -> Iterator[Row]:
         yield Row(f"arithmetic rate of a step at {name}", one.gflop / one.seconds, "GFLOP/s", "matrix product, one thread", peak)
     with tempfile.TemporaryDirectory() as scratch:
         source = dataset(Path(scratch) / "dataset")
-        pace: dict[int, list[float]] = {1: [], 2: []}
+        pace: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
         for turn in range(2):
             for processes in pace:
                 pace[processes].append(_apart(trained, source, Path(scratch) / f"{processes}-{turn}", processes))
-    one, two = max(pace[1]), max(pace[2])
-    yield Row("training at 28², one process", one * first.gflop, "GFLOP/s", "matrix product, one thread", peak)
-    yield Row("training at 28², two processes (DDP)", two, "images/s", "one process", one, "at least 1.85")
+    (one, alone), (two, together) = ((max(run[0] for run in pace[n]), max(run[1] for run in pace[n])) for n in pace)
+    yield Row("training at 28², one process, by processor time", alone * first.gflop, "GFLOP/s", "matrix product, one thread", peak)
+    yield Row("training at 28², two processes (DDP), by the clock", two, "images/s", "one process", one, "at least 1.85")
+    yield Row("the same, by processor time", together, "images/s of one core", "one process", alone, "at least 0.93")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -39,11 +40,13 @@ class Batch:
     conditions: Tensor  # (n, K)
     weights: Tensor  # (n,): 0 for an image that only keeps a process without images in step, else 1
     size: int
+    count: int = 1
+    """Parts that the share is computed in, as many as in every other process: under FSDP they move through the network together."""
 
-    def parts(self, images: int | None) -> list[Batch]:
-        """Cut the share into parts of at most `images`."""
-        cut = images or max(1, len(self.clean))
-        return [self.map(partial(_rows, slice(start, start + cut))) for start in range(0, len(self.clean), cut)]
+    def parts(self) -> list[Batch]:
+        """Cut the share into its parts, of equal size up to an image."""
+        cuts = [len(self.clean) * part // self.count for part in range(self.count + 1)]
+        return [self.map(partial(_rows, slice(*ends))) for ends in pairwise(cuts)]
 
     def pinned(self) -> Batch:
         """Return the same in memory from which a GPU copies while it computes."""
@@ -51,7 +54,13 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch of which every tensor is changed."""
-        return Batch(change(self.clean), change(self.sigma), change(self.noise), change(self.conditions), change(self.weights), self.size)
+        clean, sigma, noise, conditions, weights = map(change, (self.clean, self.sigma, self.noise, self.conditions, self.weights))
+        return Batch(clean, sigma, noise, conditions, weights, self.size, self.count)
+
+
+def parts_of(images: int, microbatch: int | None) -> int:
+    """Return in how many parts a share of `images` is computed."""
+    return 1 if microbatch is None else -(-images // microbatch)
 
 
 def _rows(rows: slice, tensor: Tensor) -> Tensor:
@@ -120,8 +129,12 @@ class Batches:
         """Make this process's share of the `count` images after `start`."""
         seed, order = self.recipe.seed, self.split.reader.order
         generator = torch.Generator().manual_seed(seeds.child(seed, "step", start))
-        places, own = order.at(start, count), order.share(start, count, self.world.rank, self.world.size)
-        kept = np.flatnonzero(own) if own.any() else np.zeros(1, np.int64)
+        places = order.at(start, count)
+        shares = [np.flatnonzero(order.share(start, count, rank, self.world.size)) for rank in range(self.world.size)]
+        parts = parts_of(max(map(len, shares)), self.recipe.train.microbatch)
+        own = shares[self.world.rank]
+        kept = np.concatenate((own, np.zeros(max(0, parts - len(own)), np.int64)))
+        weights = (torch.arange(len(kept)) < len(own)).float()
         sigma = self.levels(count, generator)[kept]
         mirrored = torch.rand(count, generator=generator)[kept] < (0.5 if self.recipe.train.flip else 0)
         hidden = self.recipe.model
@@ -135,5 +148,5 @@ class Batches:
         for target, number in zip(noise, kept, strict=True):
             generator.manual_seed(seeds.child(seed, "noise", start + int(number)))
             torch.randn(target.shape, generator=generator, out=target)
-        batch = Batch(clean, sigma, noise, vectors, torch.full((len(kept),), float(own.any())), count)
+        batch = Batch(clean, sigma, noise, vectors, weights, count, parts)
         return batch.pinned() if self.pin else batch

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medpipe import seeds
 from medpipe.diffusion import checkpoint, compilation, curve, glimpse, state
 from medpipe.diffusion import device as devices
-from medpipe.diffusion.batches import Batch, Batches, Split
+from medpipe.diffusion.batches import Batch, Batches, Split, parts_of
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.distributed import World, own
@@ -82,6 +82,7 @@ class Training:
         self._first_holds_the_bins()
         self.batches = Batches(split, self.conditions, recipe, world, pin=self.device == "cuda")
         self._compile(may=not shared)
+        self.processor_begun = time.process_time()
 
     def fit(self, progress: Progress) -> None:
         """Train until the recipe's images were seen, or its time is over, or the model begins to know the training images by heart."""
@@ -113,14 +114,15 @@ class Training:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         mean = 0.0
-        parts = batch.parts(self.recipe.train.microbatch)
+        parts = batch.parts()
         for number, part in enumerate(parts):
             with self.world.held_back(self.wrapped, last=number == len(parts) - 1):
                 losses = self._losses(self.wrapped, part, usual=len(part.clean) == self._usual) * part.weights.to(self.device)
                 # DDP and FSDP take the mean over processes, and what is wanted is the mean over images
                 (losses.sum() * (self.world.size / batch.size)).backward()  # type: ignore[no-untyped-call]
             losses = losses.detach().cpu()
-            self.bins += curve.binned(losses, part.sigma) * bool(part.weights.any())
+            real = part.weights > 0
+            self.bins += curve.binned(losses[real], part.sigma[real])
             mean += float(losses.sum()) / batch.size
         self.optimizer.step()
         self.averages.update(batch.size, self.state.images + batch.size)
@@ -136,7 +138,7 @@ class Training:
     def _usual(self) -> int:
         """Images of one part of an ordinary step in this process."""
         share = -(-self.recipe.train.batch // self.world.size)
-        return min(self.recipe.train.microbatch or share, share)
+        return -(-share // parts_of(share, self.recipe.train.microbatch))
 
     def _rate(self) -> float:
         """Return the learning rate of the next step; where time is what ends training, its fall follows the time."""
@@ -226,7 +228,7 @@ class Training:
             self.objective.compiled = torch.compile(self.denoiser.loss)
 
     def _compiled_is_faster(self) -> bool:
-        batch = self.batches.make(0, self.recipe.train.batch).parts(self._usual)[0]
+        batch = self.batches.make(0, self.recipe.train.batch).parts()[-1]
         timed = Objective(self.denoiser)
         timed.compiled = torch.compile(self.denoiser.loss)
 

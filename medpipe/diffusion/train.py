@@ -6,6 +6,7 @@ How many there are changes nothing but the last bits of sums, so that it is no p
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def _cost(training: Training) -> dict[str, float]:
     cost = {
         "seconds": round(state.seconds, 1),
         "images_per_s": round(state.images / max(state.seconds, 1e-9), 1),
+        "processor_s": round(sum(training.world.gathered(time.process_time() - training.processor_begun)), 1),
         "peak_memory_mib": max(training.world.gathered(here)),
     }
     if training.device == "cuda":

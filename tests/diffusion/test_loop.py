@@ -15,11 +15,16 @@ from safetensors.torch import load_file
 
 from medpipe.cohort.generate import generate
 from medpipe.diffusion import augment, compilation, curve
+from medpipe.diffusion.batches import Batches, Split
 from medpipe.diffusion.checkpoint import open_denoiser
+from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.distributed import World
 from medpipe.diffusion.ema import Averages, exponent
 from medpipe.diffusion.loop import best
+from medpipe.diffusion.reader import Reader
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, MedpipeError
+from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
 from medpipe.records import Record
 
@@ -183,3 +188,22 @@ def test_a_compiled_training_stays_close_to_an_eager_one(tmp_path: Path, dataset
     made = {kind: train(source, tmp_path / kind, recipe(train={"compile": kind, "images": 240})) for kind in ("on", "off")}
     assert made["on"].facts["compiled"]
     assert made["on"].facts["final_loss"] == pytest.approx(made["off"].facts["final_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "processes", "microbatch"), [(32, 3, 4), (5, 4, 2), (2, 5, None), (9, 2, 1)])
+def test_processes_compute_a_step_in_equally_many_parts_and_every_image_once(
+    dataset: Datasets, recipe: Recipes, count: int, processes: int, microbatch: int | None
+) -> None:
+    data = Dataset.open(dataset().path)
+    rows = data.rows("train")
+    split = Split(Reader(data.record.path, rows, 0, 32, 16), 0.1, torch.arange(len(rows))[:, None].float(), [None] * len(rows))
+    settings = recipe(train={"microbatch": microbatch, "batch": 32})
+    worlds = [World(rank, processes) for rank in range(processes)]
+    made = [Batches(split, Conditions(()), settings, world).make(64, count) for world in worlds]
+    (alone,) = [Batches(split, Conditions(()), settings, World()).make(64, count)]
+    assert len({len(batch.parts()) for batch in made}) == 1
+    parts = [part for batch in made for part in batch.parts()]
+    assert all(0 < len(part.clean) <= (microbatch or count) for part in parts)
+    real = [part.map(lambda tensor, kept=part.weights > 0: tensor[kept]) for part in parts]  # type: ignore[misc]
+    for name in ("clean", "sigma", "noise", "conditions"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in real]), getattr(alone, name)), name

@@ -61,8 +61,8 @@ def cost(shape: tuple[int, ...]) -> Cost:
         loss.backward()
         optimizer.step()
 
-    few = max(1, 2**15 // int(np.prod(shape)))
-    many = 3 * few
+    few = max(1 if len(shape) == 2 else 2, 2**15 // int(np.prod(shape)))  # a volume needs a workspace as large as an image or two
+    many = 4 * few
     peaks, seconds = [], []
     for images in (few, many):
         for _ in range(2):

@@ -51,6 +51,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_status
     if isinstance(error, BlockingIOError) and error.errno is None:
         return str(error), 1  # records.making names the record that another process is making
+    if isinstance(error, ChildProcessError) and error.errno is None:
+        return str(error), 1  # launch.ranks says how often processes of training died
     if number := _system(error):
         return _SYSTEM[number], 1
     if isinstance(error, BrokenExecutor):

@@ -38,6 +38,23 @@ def result(record: Record) -> None:
     print(record.path, flush=True)
 
 
+def trained(record: Record) -> str:
+    """Say in a line what a training was and what it took."""
+    facts, cost = record.facts, record.facts["cost"]
+    memory = f"{cost['peak_memory_mib']:,} MiB of memory at most"
+    if "peak_device_memory_mib" in cost:
+        memory += f", {cost['peak_device_memory_mib']:,} MiB on the GPU"
+    how = [facts["precision"], "compiled" if facts["compiled"] else "not compiled"]
+    how += [f"{facts['processes']} processes ({facts['parallel']})"] if facts["processes"] > 1 else []
+    ends = {
+        "images": "",
+        "minutes": ", as train.minutes were over",
+        "gap": ", as the gap to the validation split grew beyond train.stop_gap",
+    }
+    pace = f"{cost['seconds']:,.0f} s, {cost['images_per_s']:,.0f} images/s"
+    return f"trained  {facts['images']:,} images in {pace}{ends[facts['ended_by']]}; {memory}; {', '.join(how)}"
+
+
 def ending(record: Record, workspace: Path) -> None:
     """Show what a finished run made: the verdicts, the release and its page; then the release's path on stdout."""
     shown = console()

@@ -94,7 +94,11 @@ def train(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with bars() as progress:
-        return done(train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress))
+        record = train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress)
+    from medpipe import cli_show
+
+    cli_show.console().print(cli_show.trained(record), soft_wrap=True)
+    return done(record)
 
 
 def generate(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ Everything here shows what it is given: callers pass synthetic images only, and 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,23 @@ def samples(cohort: Path, per_class: int = 8, withheld: Collection[int] = ()) ->
 
 def sample_grid(cohort: Path, per_class: int = 8, withheld: Collection[int] = ()) -> bytes:
     """Draw the first images of each class of a Cohort as one PNG: a row per class under the class's name."""
-    rows = {name: _tiles(pictures(images), per_class) for name, images in samples(cohort, per_class, withheld).items()}
+    return grid(samples(cohort, per_class, withheld), per_class)
+
+
+def grid(images: Mapping[str, store.Images], columns: int) -> bytes:
+    """Draw stored images (n, C, …) by name as one PNG: for each name a band of `columns` tiles under it."""
+    rows = {name: _tiles(pictures(some), columns) for name, some in images.items()}
     if not rows:
         return _png(Image.new("L", (_TILE_MIN, _TILE_MIN)))
     widest = max(tile.shape[1] for tile in rows.values())
-    factor = max(1, -(-_TILE_MIN * per_class // widest))
+    factor = max(1, -(-_TILE_MIN * columns // widest))
     bands = [_band(name, tile, factor) for name, tile in rows.items()]
-    grid = Image.new("RGB", (max(band.width for band in bands), sum(band.height for band in bands)), "white")
+    page = Image.new("RGB", (max(band.width for band in bands), sum(band.height for band in bands)), "white")
     top = 0
     for band in bands:
-        grid.paste(band, (0, top))
+        page.paste(band, (0, top))
         top += band.height
-    return _png(grid)
+    return _png(page)
 
 
 def _band(name: str, tile: Picture, factor: int) -> Image.Image:

@@ -60,6 +60,10 @@ class Recipe(Section):
         highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
         if cohort.sigma_min >= getattr(cohort, highest):
             raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")
+        if self.train.batch < self.compute.processes * self.compute.nodes:
+            raise ValueError("train.batch must be at least compute.processes × compute.nodes, an image for each process")
+        if self.compute.nodes > 1 and self.compute.rendezvous is None:
+            raise ValueError("compute.nodes needs compute.rendezvous, the HOST:PORT where the nodes find each other")
         if self.source.form == "arrays" and (self.source.table or self.source.label):
             raise ValueError("source.table and source.label are for DICOM: arrays carry their own labels")
         if self.source.form == "dicom" and images.split != "patient":

@@ -216,7 +216,7 @@ def finished(path: Path, made_from: MadeFrom) -> Record | None:
     if (path / MAKING).exists():
         if _begun(path) != made_from.digest:
             raise RecordError(f"{path} holds an unfinished record made from something else: give another folder or remove it")
-    elif path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name != LOCK and not _LEFT_BEHIND.search(entry.name) for entry in path.iterdir()):
         raise RecordError(f"{path} is not empty and holds no record: give an empty or a new folder")
     elif path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, and a folder to write is needed")

@@ -151,22 +151,34 @@ class TrainSettings(Section):
 
     images: Positive = 200_000
     """Images to train on, counting repeats."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after which training ends in good order where `images` were not reached; what comes out then depends on the machine."""
+    stop_gap: Annotated[float, Field(gt=0, le=10)] | None = None
+    """End when the loss on the validation split lies above that on training images by this share three times in a row; empty never does."""
     batch: Positive = 128
-    """Images in one step."""
+    """Images in one step, of all processes together."""
+    microbatch: Positive | None = None
+    """Images that one process computes at once, to save memory: gradients of a step are summed up; empty is all of its share."""
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     """Peak learning rate of AdamW."""
     warmup_images: Annotated[int, Field(ge=0)] = 5_000
     """Images over which the learning rate rises from 0."""
-    ema_images: Positive = 10_000
-    """Half-life of the weights' moving average, in images; it warms up with training."""
+    ema_widths: Annotated[list[Annotated[float, Field(ge=0.01, le=0.25)]], Field(min_length=1, max_length=8)] = [0.06, 0.12]
+    """Widths of the weights' moving averages, as shares of the training; all are kept, the best on the validation split is the default."""
     flip: bool = False
     """Mirror images left-right in training; only where a mirrored image is a possible patient."""
+    augment: Fraction = 0.0
+    """How often an image is shifted, turned and scaled a little; the network is told, so that samples show none of it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 where the processor multiplies it in hardware, or as said."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile where training is long enough to pay for it, or as said."""
+    """torch.compile where training is long and it is measured to be faster on this machine, or as said."""
+    buffer_mib: Annotated[int, Field(ge=16)] = 1024
+    """Memory for training images in each process, in MiB: a split that fits is kept whole, a larger one is read as it is needed."""
     state_images: Positive = 20_000
     """Images between two saved states, from which an interrupted training goes on exactly."""
+    preview_images: Annotated[int, Field(ge=0)] = 20_000
+    """Images between two pictures of samples, kept in the Checkpoint; 0 makes none."""
 
 
 class CohortSettings(Section):
@@ -182,6 +194,8 @@ class CohortSettings(Section):
     """Begin at `sigma_start` with the closed form of what lies above it, or at `sigma_max` with pure noise and twice the steps."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Steps of the solver; one network evaluation each, two for Heun."""
+    ema_width: Annotated[float, Field(gt=0)] | None = None
+    """Which of `train.ema_widths` to sample from; empty is the one that did best on the validation split."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
     """Classifier-free guidance; 1 follows the learned distribution, more sharpens classes at the cost of variety."""
     schedule: Literal["karras", "exponential", "ddpm"] = "karras"
@@ -270,4 +284,14 @@ class ComputeSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of training and sampling."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
-    """Threads of training on a CPU."""
+    """Threads of training on a CPU, shared out among the processes of a node."""
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes of training on each node; on GPUs one for each. More than one are started by torchrun."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Every process of training holds the whole model, or a share of it (for models larger than one device's memory)."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Machines that train together: start the same command on each; they share the folders of Dataset and Checkpoint."""
+    rendezvous: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")] | None = None
+    """HOST:PORT on one of the nodes, where they find each other."""
+    restarts: Annotated[int, Field(ge=0, le=100)] = 5
+    """How often processes of training that died are started again from the last state."""

@@ -67,8 +67,19 @@ def checkpoint(record: Record) -> None:
         {"Fact": "images trained on", "Value": f"{facts['images']:,}"},
         {"Fact": "final loss", "Value": _number(facts["final_loss"])},
         {"Fact": "shape", "Value": str(facts["shape"])},
+        {"Fact": "images per second", "Value": f"{facts['cost']['images_per_s']:,.0f}"},
+        {"Fact": "peak memory of a process, MiB", "Value": f"{facts['cost']['peak_memory_mib']:,}"},
+        {"Fact": "processes", "Value": str(facts["processes"])},
     ]
     create_table_artifact(rows, key="checkpoint", description="The denoiser")
+    text = f"![Loss against noise level](data:image/png;base64,{base64.b64encode(_loss(record.path)).decode()})"
+    create_markdown_artifact(text, key="loss-by-sigma", description="The training loss at each noise level: early, midway and at the end")
+
+
+def _loss(checkpoint: Path) -> bytes:
+    from medpipe.diffusion.curve import picture
+
+    return picture(checkpoint)
 
 
 def sample_grid(cohort: Path, report: Record) -> None:

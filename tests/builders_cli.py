@@ -30,7 +30,6 @@ train:
   images: 512
   batch: 32
   warmup_images: 64
-  ema_images: 128
   state_images: 256
   compile: 'off'
 cohort:

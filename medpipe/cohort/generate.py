@@ -113,7 +113,7 @@ def sample_shard(shard: Shard) -> int:
     dtype = devices.precision(model["precision"], device)
     images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
     with threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        denoiser = checkpoint.open_denoiser(shard.checkpoint, device)
+        denoiser = checkpoint.open_denoiser(shard.checkpoint, device, settings.ema_width)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))
             noise = plan.Draws(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from medpipe import records
+from medpipe.diffusion.augment import Unaugmented
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.device import arrange
 from medpipe.diffusion.network import LeanUNet
-from medpipe.errors import RecordError
+from medpipe.errors import InputError, RecordError
 from medpipe.settings import ModelSettings
 
 WEIGHTS, MODEL, CURVE = "weights.safetensors", "model.json", "training.parquet"
@@ -26,7 +27,10 @@ def build(model: dict[str, Any]) -> Denoiser:
     """Build the denoiser that `model.json` describes, with fresh weights."""
     settings = ModelSettings.model_validate(model["settings"])
     conditions = Conditions.from_json(model["conditions"])
-    network = LeanUNet(settings, model["shape"][0], conditions.width, model["dimensions"])
+    width = conditions.width + model.get("augmentation", 0)
+    network: nn.Module = LeanUNet(settings, model["shape"][0], width, model["dimensions"])
+    if width > conditions.width:
+        network = Unaugmented(network, width)
     return Denoiser(network, model["sigma_data"])
 
 
@@ -35,10 +39,17 @@ def parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def save(folder: Path, weights: dict[str, torch.Tensor], model: dict[str, Any]) -> None:
-    """Write the weights and what rebuilds them."""
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-    records.write_json(folder / MODEL, model)
+def weights_file(width: float) -> str:
+    """Name the file of a moving average that is not the default one."""
+    return f"weights-{width:g}.safetensors"
+
+
+def save(folder: Path, averages: Mapping[float, Mapping[str, Tensor]], model: dict[str, Any]) -> None:
+    """Write the moving averages by their width, the first as the default one, and what rebuilds them."""
+    for number, (width, weights) in enumerate(averages.items()):
+        file = WEIGHTS if number == 0 else weights_file(width)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, folder / file)
+    records.write_json(folder / MODEL, model | {"ema_widths": list(averages)})
 
 
 def open_model(folder: Path) -> dict[str, Any]:
@@ -50,12 +61,19 @@ def open_model(folder: Path) -> dict[str, Any]:
     return model
 
 
-def open_denoiser(folder: Path, device: str = "cpu") -> Denoiser:
-    """Rebuild the trained denoiser of a Checkpoint; raises RecordError when weights and settings do not belong together."""
+def open_denoiser(folder: Path, device: str = "cpu", ema_width: float | None = None) -> Denoiser:
+    """Rebuild the trained denoiser of a Checkpoint, of its default moving average or that of `ema_width`.
+
+    Raises RecordError when weights and settings do not belong together, InputError for an average that was not kept.
+    """
     model = open_model(folder)
+    widths = model.get("ema_widths", [])
+    if ema_width is not None and ema_width not in widths:
+        raise InputError(f"the Checkpoint keeps no average of width {ema_width:g}: it has {', '.join(f'{width:g}' for width in widths)}")
+    file = WEIGHTS if ema_width is None or ema_width == widths[0] else weights_file(ema_width)
     denoiser = build(model)
     try:
-        denoiser.load_state_dict(load_file(folder / WEIGHTS))
+        denoiser.load_state_dict(load_file(folder / file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RecordError(f"{folder} holds weights that its settings do not describe ({type(error).__name__}): train again") from None
     arrange(denoiser, device, model["dimensions"])

@@ -32,8 +32,8 @@ COMPILE_PAYS_IMAGES = 200_000
 """Fewer training images than this end before a compilation (20 to 200 s) has paid for itself."""
 
 
-def compiles(wanted: Literal["auto", "on", "off"], on: str, dtype: torch.dtype, images: int) -> bool:
-    """Say whether to compile: by measurement it pays in bf16 and on GPUs, and not in fp32 on a CPU (docs/training.md)."""
+def may_compile(wanted: Literal["auto", "on", "off"], on: str, dtype: torch.dtype, images: int) -> bool:
+    """Say whether compilation may pay: by measurement in bf16 and on GPUs, not in fp32 on a CPU nor in a short training."""
     if wanted != "auto":
         return wanted == "on"
     return images >= COMPILE_PAYS_IMAGES and dtype == torch.bfloat16 and (on == "cuda" or shutil.which("g++") is not None)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,9 +39,8 @@ class Covariance:
     @classmethod
     def fit(cls, centred: Tensor) -> Covariance:
         """Measure images (N, d) whose mean was taken off: at most ROWS_MAX of them, evenly spread."""
-        n, d = centred.shape
-        rows = min(n, ROWS_MAX, max(2, _BYTES_MAX // (4 * d)))
-        some = centred[torch.linspace(0, n - 1, rows, dtype=torch.float64).round().long()].float()
+        some = centred[_spread(torch.arange(len(centred)), centred.shape[1])].float()
+        rows, d = some.shape
         if d <= rows:
             values, vectors = torch.linalg.eigh(some.T @ some / rows)
             directions = vectors.T.flip(0)
@@ -86,20 +86,52 @@ class Moments:
         return own if own in self.covariances else REST if known else ALL
 
 
-def fit(images: Tensor, values: Tensor, present: Tensor, classes: Sequence[str | None]) -> Moments:
-    """Measure images (N, …) with conditions (N, w), which of them are `present` (N, w), and their classes."""
-    flat = images.flatten(1)
-    mean = flat.mean(0)
+class Images(Protocol):
+    """Images that are read when they are asked for: a tensor is one, and so is a training split on disk."""
+
+    def __getitem__(self, places: Tensor, /) -> Tensor:
+        """Return the images (n, …) at `places` (n,)."""
+        ...
+
+
+def fit(images: Images, values: Tensor, present: Tensor, classes: Sequence[str | None]) -> Moments:
+    """Measure images (N, …) with conditions (N, w), which of them are `present` (N, w), and their classes.
+
+    One pass over all images for the mean and the effects, then at most ROWS_MAX of them for each covariance.
+    """
+    n = len(values)
+    d = images[torch.zeros(1, dtype=torch.long)].numel()
     centre = (present * values).sum(0) / present.sum(0).clamp(min=1)
     known = present * (values - centre)
-    effects = torch.linalg.solve(known.T @ known + torch.eye(known.shape[1]), known.T @ (flat - mean))
-    left = flat - mean - known @ effects
-    covariances = {ALL: Covariance.fit(flat - mean), REST: Covariance.fit(left)}
+    total, products = torch.zeros(d, dtype=torch.float64), torch.zeros(known.shape[1], d, dtype=torch.float64)
+    step = max(1, _BYTES_MAX // (64 * d))
+    for first in range(0, n, step):
+        places = torch.arange(first, min(first + step, n))
+        flat = images[places].flatten(1)
+        total += flat.double().sum(0)
+        products += known[places].T @ flat
+    mean = (total / n).float()
+    ridge = known.T @ known + torch.eye(known.shape[1])
+    effects = torch.linalg.solve(ridge, (products - torch.outer(known.sum(0).double(), total / n)).float())
+
+    def left(places: Tensor) -> Tensor:
+        out: Tensor = images[places].flatten(1) - mean - known[places] @ effects
+        return out
+
+    some = _spread(torch.arange(n), d)
+    covariances = {ALL: Covariance.fit(images[some].flatten(1) - mean), REST: Covariance.fit(left(some))}
     for name in sorted({name for name in classes if name is not None}):
-        rows = [row for row, other in enumerate(classes) if other == name]
+        rows = torch.tensor([row for row, other in enumerate(classes) if other == name])
         if len(rows) >= GROUP_MIN:
-            covariances[f"class:{name}"] = Covariance.fit(left[rows] - left[rows].mean(0))
+            own = left(_spread(rows, d))
+            covariances[f"class:{name}"] = Covariance.fit(own - own.mean(0))
     return Moments(mean, effects, centre, covariances)
+
+
+def _spread(rows: Tensor, d: int) -> Tensor:
+    """Return as many of `rows` as a covariance of d values is measured on, evenly spread."""
+    count = min(len(rows), ROWS_MAX, max(2, _BYTES_MAX // (4 * d)))
+    return rows[torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()]
 
 
 def save(folder: Path, moments: Moments) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_cohort_holds_what_was_asked_for(tmp_path: Path, checkpoint: Path, rec
 
 
 def test_a_trained_model_obeys_its_condition(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
-    settings = recipe(train={"images": 6000, "ema_images": 1000}, cohort={"steps": 8})
+    settings = recipe(train={"images": 6000}, cohort={"steps": 8})
     trained = train(dataset().path, tmp_path / "trained", settings)
     made = generate(trained.path, tmp_path / "out", settings)
     light = pd.read_parquet(made.path / "index.parquet")["label"].to_numpy() == "light"

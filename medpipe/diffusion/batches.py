@@ -1,0 +1,152 @@
+"""What each step of training computes on: images, noise and conditions, made a little ahead of the step in a thread.
+
+What happens to image i of a training depends on the seed, i and the recipe alone, not on the process that computes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medpipe import seeds
+from medpipe.diffusion import augment
+from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.distributed import World
+from medpipe.diffusion.reader import Places, Reader
+from medpipe.images.transforms import to_model
+from medpipe.recipe import Recipe
+from medpipe.settings import ModelSettings
+from medpipe.store import Images
+
+AHEAD = 2
+"""Steps whose inputs are made before they are needed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a step's images: n of `size`."""
+
+    clean: Tensor  # (n, C, …)
+    sigma: Tensor  # (n,)
+    noise: Tensor  # (n, C, …)
+    conditions: Tensor  # (n, K)
+    weights: Tensor  # (n,): 0 for an image that only keeps a process without images in step, else 1
+    size: int
+    count: int = 1
+    """Parts that the share is computed in, as many as in every other process: under FSDP they move through the network together."""
+
+    def parts(self) -> list[Batch]:
+        """Cut the share into its parts, of equal size up to an image."""
+        cuts = [len(self.clean) * part // self.count for part in range(self.count + 1)]
+        return [self.map(partial(_rows, slice(*ends))) for ends in pairwise(cuts)]
+
+    def pinned(self) -> Batch:
+        """Return the same in memory from which a GPU copies while it computes."""
+        return self.map(Tensor.pin_memory)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch of which every tensor is changed."""
+        clean, sigma, noise, conditions, weights = map(change, (self.clean, self.sigma, self.noise, self.conditions, self.weights))
+        return Batch(clean, sigma, noise, conditions, weights, self.size, self.count)
+
+
+def parts_of(images: int, microbatch: int | None) -> int:
+    """Return in how many parts a share of `images` is computed."""
+    return 1 if microbatch is None else -(-images // microbatch)
+
+
+def _rows(rows: slice, tensor: Tensor) -> Tensor:
+    return tensor[rows]
+
+
+def noise_levels(settings: ModelSettings, count: int, generator: torch.Generator) -> Tensor:
+    """Draw σ (N,) with ln σ normal (Karras et al. 2022, table 1)."""
+    return (torch.randn(count, generator=generator) * settings.sigma_sd + settings.sigma_mean).exp()
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training split as the network sees it."""
+
+    reader: Reader
+    mean: float
+    vectors: Tensor
+    """Condition vectors (N, K) of its images."""
+    labels: list[str | None]
+
+    def __getitem__(self, places: Tensor | Places) -> Tensor:
+        """Return the images (n, C, …) at `places`, their mean taken off."""
+        return centred(self.reader.take(np.asarray(places)), self.mean)
+
+
+def centred(stored: Images, mean: float) -> Tensor:
+    """Return stored images as the network sees them."""
+    return torch.from_numpy(to_model(stored)) - mean
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The inputs of every step."""
+
+    split: Split
+    conditions: Conditions
+    recipe: Recipe
+    world: World
+    pin: bool = False
+
+    def after(self, images: int) -> Iterator[Batch]:
+        """Yield the batches that follow after `images` images, to the end of the training."""
+        settings = self.recipe.train
+        starts = iter(range(images, settings.images, settings.batch))
+        with ThreadPoolExecutor(1) as thread:
+            waiting: deque[Future[Batch]] = deque()
+            try:
+                while True:
+                    for start in starts:
+                        waiting.append(thread.submit(self.make, start, min(settings.batch, settings.images - start)))
+                        if len(waiting) >= AHEAD:
+                            break
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def levels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw the noise levels σ (N,) of `count` images."""
+        return noise_levels(self.recipe.model, count, generator)
+
+    def make(self, start: int, count: int) -> Batch:
+        """Make this process's share of the `count` images after `start`."""
+        seed, order = self.recipe.seed, self.split.reader.order
+        generator = torch.Generator().manual_seed(seeds.child(seed, "step", start))
+        places = order.at(start, count)
+        shares = [np.flatnonzero(order.share(start, count, rank, self.world.size)) for rank in range(self.world.size)]
+        parts = parts_of(max(map(len, shares)), self.recipe.train.microbatch)
+        own = shares[self.world.rank]
+        kept = np.concatenate((own, np.zeros(max(0, parts - len(own)), np.int64)))
+        weights = (torch.arange(len(kept)) < len(own)).float()
+        sigma = self.levels(count, generator)[kept]
+        mirrored = torch.rand(count, generator=generator)[kept] < (0.5 if self.recipe.train.flip else 0)
+        hidden = self.recipe.model
+        vectors = self.conditions.hide(self.split.vectors[places], hidden.condition_dropout, hidden.covariate_dropout, generator)[kept]
+        clean = self.split[places[kept]]
+        clean[mirrored] = clean[mirrored].flip(-1)
+        if (share := self.recipe.train.augment) > 0:
+            parameters = augment.draw(count, share, clean.ndim - 2, generator)[kept]
+            clean, vectors = augment.apply(clean, parameters), torch.cat((vectors, parameters), dim=1)
+        noise = torch.empty_like(clean)
+        for target, number in zip(noise, kept, strict=True):
+            generator.manual_seed(seeds.child(seed, "noise", start + int(number)))
+            torch.randn(target.shape, generator=generator, out=target)
+        batch = Batch(clean, sigma, noise, vectors, weights, count, parts)
+        return batch.pinned() if self.pin else batch

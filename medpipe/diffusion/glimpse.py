@@ -1,0 +1,50 @@
+"""Pictures of samples while training goes on: a row for each class, the same noise each time.
+
+They stay in the Checkpoint, as the weights do, and go nowhere else: no gate has looked at them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medpipe import preview, records, seeds, store
+from medpipe.diffusion import samplers, schedules
+from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.denoiser import Denoiser, guided
+from medpipe.images.transforms import to_stored
+
+FOLDER = "previews"
+STEPS, COLUMNS, ROWS_MAX = 12, 6, 8
+
+
+@torch.no_grad()
+def draw(denoiser: Denoiser, model: dict[str, Any], seed: int, device: str) -> bytes:
+    """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG."""
+    conditions = Conditions.from_json(model["conditions"])
+    classes = list(model["classes"])[:ROWS_MAX] or [preview.ALL]
+    pictures: dict[str, store.Images] = {}
+    sigmas = schedules.karras(STEPS, 0.01, 80.0)
+    generator = torch.Generator().manual_seed(seeds.child(seed, "preview"))
+    for name in classes:
+        label = name if model["classes"] else None
+        asked = {item.name: [label if item.name == "label" else None] * COLUMNS for item in conditions.items}
+        vectors = conditions.encode(pd.DataFrame(asked, index=range(COLUMNS)))
+        start = torch.randn(COLUMNS, *model["shape"], generator=generator) * sigmas[0]
+        denoise = guided(denoiser, vectors.to(device), 1.0)
+        drawn = samplers.dpmpp_2m(denoise, start.to(device), sigmas, _none)
+        pictures[name] = to_stored(np.nan_to_num(drawn.float().cpu().numpy()) + model["data_mean"], model["dtype"])
+    return preview.grid(pictures, COLUMNS)
+
+
+def _none() -> torch.Tensor:
+    return torch.zeros(())  # a deterministic sampler asks for no noise
+
+
+def write(checkpoint: Path, images: int, picture: bytes) -> None:
+    """Keep a picture in the Checkpoint that is being made, named by the images seen."""
+    records.write_bytes(checkpoint / FOLDER / f"{images:09d}.png", picture)

@@ -79,9 +79,13 @@ def preprocess(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    from medpipe import cli_show, records
+    from medpipe.diffusion.networks import planned
     from medpipe.diffusion.train import train
 
     recipe = recipe_from(arguments)
+    facts = records.load(arguments.dataset, "Dataset").facts
+    cli_show.console().print(f"{recipe.model.network}: {planned(recipe.model, facts)}")
     with bars() as progress:
         return done(train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress))
 
@@ -92,7 +96,8 @@ def generate(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
-        return done(generate(arguments.checkpoint, arguments.out, recipe, executor=executor, progress=progress))
+        given = {"masks": arguments.masks, "weaker": arguments.weaker}
+        return done(generate(arguments.checkpoint, arguments.out, recipe, **given, executor=executor, progress=progress))
 
 
 def validate(arguments: argparse.Namespace) -> int:

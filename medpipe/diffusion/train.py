@@ -22,10 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medpipe import __version__, consent, records, seeds
-from medpipe.diffusion import checkpoint, conditioning, ema, gaussian
+from medpipe import __version__, consent, records, seeds, sizes
+from medpipe.diffusion import checkpoint, conditioning, ema, gaussian, networks, preconditioning
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.maps import Maps
 from medpipe.errors import InputError, MedpipeError
 from medpipe.images.dataset import Dataset
 from medpipe.images.transforms import to_model
@@ -82,6 +83,7 @@ class _Run:
         self.device = devices.device(recipe.compute.device)
         self.dtype = devices.precision(recipe.train.precision, self.device)
         self.conditions = Conditions.from_json(model["conditions"])
+        self.maps = Maps.from_json(model["maps"], model["shape"][0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.child(recipe.seed, "weights"))
             denoiser = checkpoint.build(model)
@@ -101,7 +103,7 @@ class _Run:
         """Read the data, measure what preconditioning needs, and take up the last state where there is one."""
         rows = {split: data.rows(split) for split in ("train", "validation")}
         shape = data.facts["shape"]
-        side = recipe.model.patch * 2 ** (len(recipe.model.channels) - 1)
+        side = sizes.side(recipe.model)
         if any(length % side for length in shape[1:]):
             raise InputError(
                 f"the Dataset's images are {shape[1:]} and this model needs sides that are multiples of {side}: set images.size"
@@ -114,7 +116,10 @@ class _Run:
         tensors = {}
         for split, wanted in rows.items():
             tensors[split] = torch.from_numpy(to_model(data.images(wanted)))
-            tensors[f"{split}_conditions"] = conditions.encode(index.loc[wanted])
+            tensors[f"{split}_conditions"] = conditions.encode(index.loc[wanted], unseen="hide")
+            if "mask" in recipe.model.maps and data.facts["masks"]:
+                tensors[f"{split}_masks"] = torch.from_numpy(data.masks(wanted))
+        maps = Maps.fit(recipe.model, shape, tensors.get("train_masks"))
         mean = float(tensors["train"].double().mean())
         for split in rows:
             tensors[split] -= mean
@@ -124,7 +129,8 @@ class _Run:
         }
         model = facts | {
             "settings": recipe.settings("model")["model"],
-            "preconditioning": "karras",
+            "form": checkpoint.FORM,
+            "maps": maps.as_json(),
             "precision": recipe.train.precision,
             "conditions": conditions.as_json(),
             "data_mean": mean,
@@ -157,7 +163,16 @@ class _Run:
                 state.loss_sum, state.loss_images = 0.0, 0
                 progress("train", state.images, settings.images)
             if state.images // settings.state_images > saves:
+                self._check()
                 self._save()
+        self._check()
+
+    def _check(self) -> None:
+        """Raise MedpipeError where the weights are no numbers although the last loss was one: such a state is not worth keeping."""
+        if not all(weight.isfinite().all() for weight in self.average.parameters()):
+            raise MedpipeError(
+                f"the weights are not numbers at image {self.state.images}: lower train.learning_rate; the last good state is kept"
+            )
 
     def _step(self, batch: int) -> Tensor:
         """Take one optimiser step on the next `batch` images and return the mean loss."""
@@ -165,26 +180,32 @@ class _Run:
         rows = order(self.recipe.seed, len(self.data["train"]), seen, batch)
         noise = torch.Generator().manual_seed(seeds.child(self.recipe.seed, "noise", seen))
         clean = self.data["train"][rows]
+        masks = self.data["train_masks"][rows] if "train_masks" in self.data else None
         if settings.flip:
             mirrored = torch.rand(batch, generator=noise) < 0.5
-            clean[mirrored] = clean[mirrored].flip(-1)
-        hidden = self.recipe.model
-        conditions = self.conditions.hide(self.data["train_conditions"][rows], hidden.condition_dropout, hidden.covariate_dropout, noise)
+            for flipped in (clean, masks):
+                if flipped is not None:
+                    flipped[mirrored] = flipped[mirrored].flip(-1)
+        model, count = self.recipe.model, len(self.conditions.items)
+        each = [model.covariate_dropout] * count + [model.map_dropout] * len(self.maps.kinds)
+        shown = conditioning.shown(batch, model.condition_dropout, each, noise)
+        conditions = self.conditions.hide(self.data["train_conditions"][rows], shown[:, :count])
+        maps = self.maps.draw(clean, masks, shown[:, count:], noise)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings.learning_rate, seen, settings.images, settings.warmup_images)
-        loss = self._loss(self.loss, clean, conditions, noise).mean()
+        loss = self._loss(self.loss, clean, conditions, maps, noise).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.optimizer.step()
         ema.update(self.average, self.denoiser, batch, seen + batch, settings.ema_images)
         return loss.detach()
 
-    def _loss(self, loss: Any, clean: Tensor, conditions: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, loss: Any, clean: Tensor, conditions: Tensor, maps: Tensor | None, generator: torch.Generator) -> Tensor:
         """Draw σ and noise on the CPU (the same on every device) and return the loss per image (N,)."""
-        model = self.recipe.model
-        sigma = (torch.randn(len(clean), generator=generator) * model.sigma_sd + model.sigma_mean).exp()
+        sigma = preconditioning.draw(self.recipe.model, len(clean), generator)
         noise = torch.randn(clean.shape, generator=generator)
-        on = [tensor.to(self.device, non_blocking=True) for tensor in (clean, sigma, noise, conditions)]
+        given = [clean, sigma, noise, conditions, *([] if maps is None else [maps])]
+        on = [tensor.to(self.device, non_blocking=True) for tensor in given]
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             result: Tensor = loss(*on)
         return result
@@ -196,10 +217,12 @@ class _Run:
         if not len(clean):
             return math.nan
         noise = torch.Generator().manual_seed(seeds.child(self.recipe.seed, "validation"))
-        losses = [
-            self._loss(self.average.loss, images, conditions, noise)
-            for images, conditions in zip(torch.split(clean, 64), torch.split(self.data["validation_conditions"], 64), strict=True)
-        ]
+        losses = []
+        for first in range(0, len(clean), 64):
+            part = {name: self.data[name][first : first + 64] for name in self.data if name.startswith("validation")}
+            everything = torch.ones(len(part["validation"]), len(self.maps.kinds))
+            maps = self.maps.draw(part["validation"], part.get("validation_masks"), everything, noise)
+            losses.append(self._loss(self.average.loss, part["validation"], part["validation_conditions"], maps, noise))
         return float(torch.cat(losses).mean())
 
     def _save(self) -> None:
@@ -240,8 +263,13 @@ class _Run:
         model = self.model | {"covariances": gaussian.save(folder, moments)}
         checkpoint.save(folder, {name: value.cpu() for name, value in self.average.state_dict().items()}, model)
         pd.DataFrame(state.curve, columns=["images", "loss", "validation_loss"]).to_parquet(folder / checkpoint.CURVE, index=False)
+        cost = networks.cost(self.average.network, model["shape"], self.conditions.width, self.maps.channels)
         facts = {key: self.model[key] for key in ("shape", "dtype", "dimensions", "classes", "sigma_data", "spacing_mm")} | {
-            "parameters": checkpoint.parameters(self.average),
+            "network": self.recipe.model.network,
+            "preconditioning": self.recipe.model.preconditioning,
+            "parameters": cost.parameters,
+            "flops": cost.flops,
+            "maps": list(self.maps.kinds),
             "images": state.images,
             "final_loss": state.curve[-1][1],
             "conditions": [item.name for item in self.conditions.items],

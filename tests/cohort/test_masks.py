@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from medpipe import store
 from medpipe.cohort.generate import generate, masks_of
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, RecordError
+from medpipe.gates.validate import validate
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
 from medpipe.records import Record
@@ -175,3 +177,12 @@ def test_only_the_classes_asked_for_are_made_and_one_never_seen_is_refused(tmp_p
     assert set(pd.read_parquet(made.path / "index.parquet")["label"]) == {"light"}
     with pytest.raises(InputError, match=r"cohort\.classes has 'purple', which no training image shows: use dark, light"):
         generate(trained, tmp_path / "purple", recipe(cohort={"classes": ["purple"]}))
+
+
+@pytest.mark.slow
+def test_a_report_says_that_nobody_judged_the_masks(tmp_path: Path, data: Path, masked: Path, recipe: Recipes) -> None:
+    gates = {"resamples": 20, "feature_images": 200, "utility_images": 200, "utility_seeds": 1}
+    settings = recipe(cohort={"images": 60}, gates=gates)
+    made = generate(masked, tmp_path / "cohort", settings, masks=data)
+    report = json.loads((validate(made.path, data, tmp_path / "report", settings).path / "report.json").read_text())
+    assert "masks" in {gap["what"] for gap in report["not_assessed"]}

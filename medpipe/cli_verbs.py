@@ -84,10 +84,19 @@ def train(arguments: argparse.Namespace) -> int:
     from medpipe.diffusion.train import train
 
     recipe = recipe_from(arguments)
-    facts = records.load(arguments.dataset, "Dataset").facts
-    cli_show.console().print(f"{recipe.model.network}: {planned(recipe.model, facts)}")
+    said = False
+
+    def announced(what: str, done: int, total: int) -> None:
+        """Show what the network costs when training begins, which is after everything that may be refused."""
+        nonlocal said
+        if not said:
+            facts = records.load(arguments.dataset, "Dataset").facts
+            cli_show.console().print(f"{recipe.model.network}: {planned(recipe.model, facts)}")
+        said = True
+        progress(what, done, total)
+
     with bars() as progress:
-        return done(train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress))
+        return done(train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=announced))
 
 
 def generate(arguments: argparse.Namespace) -> int:

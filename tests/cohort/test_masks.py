@@ -14,7 +14,7 @@ import pytest
 from builders_diffusion import sealed, small
 from PIL import Image
 
-from medpipe import store
+from medpipe import chain, plan, store
 from medpipe.cohort.generate import generate, masks_of
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, RecordError
@@ -186,3 +186,19 @@ def test_a_report_says_that_nobody_judged_the_masks(tmp_path: Path, data: Path, 
     made = generate(masked, tmp_path / "cohort", settings, masks=data)
     report = json.loads((validate(made.path, data, tmp_path / "report", settings).path / "report.json").read_text())
     assert "masks" in {gap["what"] for gap in report["not_assessed"]}
+
+
+def test_volumes_are_made_to_masks_too(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
+    source = dataset("volumes", shape=(1, 8, 8, 8), images=40, masks=True).path
+    settings = recipe(model={"maps": ["mask", "known"]}, train={"images": 32}, images={"dimensions": 3}, cohort={"images": 4})
+    made = generate(train(source, tmp_path / "out", settings).path, tmp_path / "cohort", settings, masks=source)
+    assert store.read(made.path, name="mask").shape == (4, 1, 8, 8, 8)
+
+
+def test_a_run_that_needs_a_weaker_checkpoint_is_refused_before_it_begins(tmp_path: Path, recipe: Recipes) -> None:
+    settings, nowhere = recipe(cohort={"guidance": 2.0, "guidance_by": "weaker"}), tmp_path / "nowhere"
+    keys = chain.key_files(tmp_path / "work")
+    for begin in (chain.run, plan.plan):
+        with pytest.raises(InputError, match="a run trains one only"):
+            begin(tmp_path, nowhere, settings, keys)
+    assert not nowhere.exists()

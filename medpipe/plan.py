@@ -11,8 +11,9 @@ from typing import Literal
 from medpipe import ledger, records
 from medpipe.chain import Keys
 from medpipe.cohort import generate
+from medpipe.cohort import plan as cohort_plan
 from medpipe.deid import deidentify
-from medpipe.diffusion import networks, samplers, train
+from medpipe.diffusion import networks, train
 from medpipe.errors import InputError
 from medpipe.gates import validate
 from medpipe.images import preprocess
@@ -78,7 +79,7 @@ def _step(
 def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) -> dict[str, str]:
     """What each stage costs, counted in images through a network or read and written."""
     cohort, gates = recipe.cohort, recipe.gates
-    evaluations = samplers.evaluations(cohort.sampler, cohort.steps)
+    evaluations = cohort_plan.evaluations(cohort)
     unread = {"shape": [1, *[recipe.images.size] * recipe.images.dimensions], "classes": [], "covariates": []}
     network = networks.planned(recipe.model, dataset.facts if dataset else unread)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"

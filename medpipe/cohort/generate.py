@@ -25,7 +25,7 @@ from medpipe.cohort import masks as masks_
 from medpipe.cohort import plan
 from medpipe.diffusion import checkpoint as checkpoints
 from medpipe.diffusion import device as devices
-from medpipe.diffusion import gaussian, samplers, schedules
+from medpipe.diffusion import gaussian, samplers
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.guidance import guided
 from medpipe.diffusion.maps import Maps
@@ -170,8 +170,8 @@ def sample_shard(shard: Shard) -> int:
     asked = Conditions.from_json(model["conditions"])
     conditions = asked.encode(table)
     moments = gaussian.load(shard.checkpoint, model["covariances"]) if settings.start == "gaussian" else None
-    highest = settings.sigma_max if moments is None else settings.sigma_start
-    sigmas = schedules.schedule(settings.schedule, settings.steps, settings.sigma_min, highest)
+    sigmas = plan.levels(settings)
+    highest = plan.highest(settings)
     sample = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
     dtype = devices.precision(model["precision"], device)
     maps, drawn_to = Maps.from_json(model.get("maps"), model["shape"][0]), shard.out / records.STATE / MASKS
@@ -219,7 +219,7 @@ def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> 
         "sampler": settings.sampler,
         "start": settings.start,
         "steps": settings.steps,
-        "evaluations": samplers.evaluations(settings.sampler, settings.steps),
+        "evaluations": plan.evaluations(settings),
         "guidance": settings.guidance,
         "masks": bool(store.has(out, "mask")),
         "composition": settings.composition,

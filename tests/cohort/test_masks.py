@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from builders_diffusion import sealed, small
 from PIL import Image
+from torch import Tensor
 
 from medpipe import chain, plan, store
+from medpipe.cohort import plan as subjects
 from medpipe.cohort.generate import generate, masks_of
+from medpipe.diffusion import samplers
+from medpipe.diffusion.guidance import guided
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, RecordError
 from medpipe.gates.validate import validate
@@ -146,6 +152,22 @@ def test_masks_from_elsewhere_are_refused(tmp_path: Path, data: Path, masked: Pa
     plain = train(data, tmp_path / "plain", recipe(train={"images": 64})).path
     with pytest.raises(InputError, match="takes no masks"):
         generate(plain, tmp_path / "out2", recipe(), masks=data)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "unipc", "ddpm"])
+@pytest.mark.parametrize("how", [{}, {"guidance": 2.0}, {"guidance": 2.0, "guidance_low": 0.1, "guidance_high": 1.0}])
+def test_evaluations_are_counted_as_they_are_made(recipe: Recipes, name: str, how: dict[str, float]) -> None:
+    settings, made = recipe(cohort={"sampler": name, "steps": 7, **how}).cohort, []
+
+    def counted(x: Tensor, sigma: Tensor, conditions: Tensor) -> Tensor:
+        made.append(len(x))
+        return x / (1 + sigma[:, None] ** 2)
+
+    interval = {"low": settings.guidance_low, "high": settings.guidance_high or math.inf}
+    denoise = guided(counted, torch.ones(1, 1), settings.guidance, **interval)
+    x = torch.ones(1, 1)
+    samplers.sampler(settings.sampler)(denoise, x, subjects.levels(settings), lambda: x)
+    assert subjects.evaluations(settings) == sum(made)
 
 
 def test_a_weaker_checkpoint_guides(tmp_path: Path, data: Path, recipe: Recipes) -> None:

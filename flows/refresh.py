@@ -56,7 +56,7 @@ def refresh_cohort(
         collection = deidentify(source, workspace, recipe, key_file, ledger_file)
         dataset = preprocess(collection, workspace, recipe)
         checkpoint = train(dataset, workspace, recipe, ledger_file)
-        cohort = generate(checkpoint, workspace, recipe)
+        cohort = generate(checkpoint, workspace, recipe, dataset)
         report = validate(cohort, dataset, workspace, recipe)
         return release(cohort, report, workspace, recipe, signing_key_file, ledger_file)
 

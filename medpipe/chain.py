@@ -96,10 +96,18 @@ def train(workspace: Path, dataset: Path, recipe: Recipe, progress: Progress = s
     return train_.train(dataset, place, recipe, ledger_file=ledger or ledgers.place(workspace), progress=progress)
 
 
-def generate(workspace: Path, checkpoint: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent) -> Record:
-    """Make (or find) the Cohort sampled from `checkpoint` in `workspace`."""
-    place = generate_.made_from(checkpoint, recipe).place(workspace)
-    return generate_.generate(checkpoint, place, recipe, executor=executor, progress=progress)
+def generate(
+    workspace: Path,
+    checkpoint: Path,
+    recipe: Recipe,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+    dataset: Path | None = None,
+) -> Record:
+    """Make (or find) the Cohort sampled from `checkpoint` in `workspace`; where it takes masks, to those of `dataset`."""
+    masks = None if dataset is None else generate_.masks_of(checkpoint, recipe, dataset)
+    place = generate_.made_from(checkpoint, recipe, masks=masks).place(workspace)
+    return generate_.generate(checkpoint, place, recipe, masks=masks, executor=executor, progress=progress)
 
 
 def validate(
@@ -137,9 +145,10 @@ def run(
     source: Path, workspace: Path, recipe: Recipe, keys: Keys, *, executor: Executor | None = None, progress: Progress = silent
 ) -> Record:
     """Run the whole chain in this process and return the Release; raises GateFailed with the Report's path."""
+    generate_.refuse_in_a_run(recipe)
     collection = deidentify(workspace, source, recipe, keys, executor, progress)
     dataset = preprocess(workspace, collection.path, recipe, executor, progress)
     checkpoint = train(workspace, dataset.path, recipe, progress, keys.ledger)
-    cohort = generate(workspace, checkpoint.path, recipe, executor, progress)
+    cohort = generate(workspace, checkpoint.path, recipe, executor, progress, dataset.path)
     report = validate(workspace, cohort.path, dataset.path, recipe, executor, progress)
     return release(workspace, cohort.path, report.path, recipe, keys, progress)

@@ -178,6 +178,10 @@ def _verb(
     if name == "deidentify":
         text = "Collection made of this source before: what has not changed since is taken from it"
         verb.add_argument("--earlier", type=Path, metavar="COLLECTION", help=text)
+    if name == "generate":
+        text = "Dataset of the Checkpoint, or folder with images.zarr, .npy or .png files, for a model with masks"
+        verb.add_argument("--masks", type=Path, metavar="PATH", help=text)
+        verb.add_argument("--weaker", type=Path, metavar="CHECKPOINT", help="weaker Checkpoint of the same Dataset, to guide away from")
     if keyed:
         secret = "pseudonym" if name == "deidentify" else "signing"
         verb.add_argument("--key", required=True, type=Path, metavar="FILE", help=f"{secret} key, made where absent")

@@ -90,13 +90,24 @@ def preprocess(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    from medpipe import cli_show, records
+    from medpipe.diffusion.networks import planned
     from medpipe.diffusion.train import train
 
     recipe = recipe_from(arguments)
-    with bars() as progress:
-        record = train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=progress)
-    from medpipe import cli_show
+    said = False
 
+    def announced(what: str, done: int, total: int) -> None:
+        """Show what the network costs when training begins, which is after everything that may be refused."""
+        nonlocal said
+        if not said:
+            facts = records.load(arguments.dataset, "Dataset").facts
+            cli_show.console().print(f"{recipe.model.network}: {planned(recipe.model, facts)}")
+        said = True
+        progress(what, done, total)
+
+    with bars() as progress:
+        record = train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=announced)
     cli_show.console().print(cli_show.trained(record), soft_wrap=True)
     return done(record)
 
@@ -107,7 +118,8 @@ def generate(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
-        return done(generate(arguments.checkpoint, arguments.out, recipe, executor=executor, progress=progress))
+        given = {"masks": arguments.masks, "weaker": arguments.weaker}
+        return done(generate(arguments.checkpoint, arguments.out, recipe, **given, executor=executor, progress=progress))
 
 
 def validate(arguments: argparse.Namespace) -> int:

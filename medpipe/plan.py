@@ -11,8 +11,9 @@ from typing import Literal
 from medpipe import ledger, records
 from medpipe.chain import Keys
 from medpipe.cohort import generate
+from medpipe.cohort import plan as cohort_plan
 from medpipe.deid import deidentify
-from medpipe.diffusion import samplers, train
+from medpipe.diffusion import networks, train
 from medpipe.errors import InputError
 from medpipe.gates import validate
 from medpipe.images import preprocess
@@ -38,20 +39,25 @@ def plan(source: Path, workspace: Path, recipe: Recipe, keys: Keys) -> list[Step
     """List the six stages of a run without doing any, nor making a key; raises InputError or RecordError where the run would at once."""
     if not source.exists():
         raise InputError(f"there is no source at {source}: give a folder of DICOM files, or an .npz file of arrays")
+    generate.refuse_in_a_run(recipe)
     place, key = workspace, keys.signing
     book = keys.ledger or ledger.place(workspace)
     read = partial(deidentify.made_from, source, recipe, key_file=keys.pseudonym, ledger_file=book)
     collection, one = _step("deidentify", "Collection", place, read, secret=keys.pseudonym)
     dataset, two = _step("preprocess", "Dataset", place, lambda path: preprocess.made_from(path, recipe), collection)
     checkpoint, three = _step("train", "Checkpoint", place, lambda path: train.made_from(path, recipe), dataset)
-    cohort, four = _step("generate", "Cohort", place, lambda path: generate.made_from(path, recipe), checkpoint)
+    cohort, four = _step("generate", "Cohort", place, partial(_cohort, recipe), checkpoint, dataset)
     report, five = _step("validate", "Report", place, lambda path, data: validate.made_from(path, data, recipe), cohort, dataset)
     sign = partial(release.made_from, recipe=recipe, key_file=key)
     _, six = _step("release", "Release", place, sign, cohort, report, secret=key)
-    costs = _costs(recipe, collection)
+    costs = _costs(recipe, collection, dataset)
     if report is not None and not report.facts["passed"]:
         costs["release"] = "nothing: a gate said no"
     return [replace(step, cost=costs[step.verb]) for step in (one, two, three, four, five, six)]
+
+
+def _cohort(recipe: Recipe, checkpoint: Path, dataset: Path) -> MadeFrom:
+    return generate.made_from(checkpoint, recipe, masks=generate.masks_of(checkpoint, recipe, dataset))
 
 
 def _step(
@@ -70,15 +76,17 @@ def _step(
     return record, Step(verb, noun, place, state, "")
 
 
-def _costs(recipe: Recipe, collection: Record | None) -> dict[str, str]:
+def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) -> dict[str, str]:
     """What each stage costs, counted in images through a network or read and written."""
     cohort, gates = recipe.cohort, recipe.gates
-    evaluations = samplers.evaluations(cohort.sampler, cohort.steps)
+    evaluations = cohort_plan.evaluations(cohort)
+    unread = {"shape": [1, *[recipe.images.size] * recipe.images.dimensions], "classes": [], "covariates": []}
+    network = networks.planned(recipe.model, dataset.facts if dataset else unread)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
     return {
         "deidentify": instances,
         "preprocess": instances,
-        "train": f"{recipe.train.images:,} images of training",
+        "train": f"{recipe.train.images:,} images of training: {network}",
         "generate": f"{cohort.images:,} images × {evaluations} network evaluations",
         "validate": f"{gates.feature_images:,} images for the feature network, {2 * gates.utility_seeds} classifiers",
         "release": f"{cohort.images:,} images copied",

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from medpipe import sizes
 from medpipe.errors import InputError
 from medpipe.settings import (
     CohortSettings,
@@ -54,7 +55,11 @@ class Recipe(Section):
             raise ValueError("images.validation, holdout and test leave less than 0.3 for training: lower them")
         if len(model.channels) != len(model.blocks):
             raise ValueError("model.channels and model.blocks need one entry per resolution each")
-        fold = model.patch * 2 ** (len(model.channels) - 1)
+        if model.network == "transformer" and model.size == "custom" and (len(model.channels) > 1 or model.channels[0] % 32):
+            raise ValueError("a transformer has one width, a multiple of 32: set model.size, or one entry in model.channels and blocks")
+        if len(set(model.maps)) < len(model.maps):
+            raise ValueError("model.maps names a map twice: name each once")
+        fold = sizes.side(model)
         if images.size % fold:
             raise ValueError(f"images.size must be a multiple of {fold} for this model (patch × halvings)")
         highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
@@ -64,6 +69,8 @@ class Recipe(Section):
             raise ValueError("train.batch must be at least compute.processes × compute.nodes, an image for each process")
         if self.compute.nodes > 1 and self.compute.rendezvous is None:
             raise ValueError("compute.nodes needs compute.rendezvous, the HOST:PORT where the nodes find each other")
+        if cohort.guidance_high is not None and cohort.guidance_low >= cohort.guidance_high:
+            raise ValueError("cohort.guidance_low must be below cohort.guidance_high")
         if self.source.form == "arrays" and (self.source.table or self.source.label):
             raise ValueError("source.table and source.label are for DICOM: arrays carry their own labels")
         if self.source.form == "dicom" and images.split != "patient":

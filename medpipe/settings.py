@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Preconditioning = Literal["karras", "epsilon", "velocity", "flow"]
+MapKind = Literal["mask", "channels", "degraded", "known"]
+Network = Literal["lean_unet", "monai_unet", "transformer"]
 
 
 class Section(BaseModel):
@@ -130,20 +133,32 @@ class ImagesSettings(Section):
 class ModelSettings(Section):
     """The denoiser D(x; σ, c)."""
 
+    preconditioning: Preconditioning = "karras"
+    """What the network predicts and the noise it learns at: Karras et al., DDPM's noise, v-prediction, or rectified flow's velocity."""
+    network: Network = "lean_unet"
+    """The lean U-Net, MONAI's DiffusionModelUNet, or a diffusion transformer (DiT)."""
+    size: Literal["custom", "tiny", "small", "medium", "large"] = "custom"
+    """Size by name, of about 0.5, 2, 8 or 32 million weights in 2D; custom takes `channels` and `blocks`."""
     channels: Annotated[list[Positive], Field(min_length=1)] = [64, 128]
-    """Channels at each resolution, finest first; multiples of 32 are fast."""
+    """Channels at each resolution, finest first; multiples of 32 are fast. A transformer has one resolution: its width."""
     blocks: list[Positive] = [2, 4]
-    """Residual blocks at each resolution."""
+    """Residual blocks at each resolution; of a transformer, its depth."""
     patch: Literal[1, 2, 4] = 2
     """Pixels of a side that the stem folds into channels."""
     condition_dropout: Fraction = 0.1
     """How often training hides all conditions, which gives unconditional samples and guidance."""
     covariate_dropout: Fraction = 0.1
     """How often training hides each single condition, which gives partial conditioning."""
+    maps: list[MapKind] = []
+    """Spatial conditions: the masks of the Dataset, channels of the image that are known, a degraded copy of it, a known region."""
+    map_dropout: Fraction = 0.1
+    """How often training hides each single spatial condition."""
+    degraded_factor: Literal[2, 4, 8] = 4
+    """Pixels of a side over which a degraded copy is averaged."""
     sigma_mean: float = -1.2
-    """Mean of ln σ in training (Karras et al. 2022, table 1)."""
+    """Mean of ln σ in training with `preconditioning` karras (Karras et al. 2022, table 1); the others draw as their papers do."""
     sigma_sd: Annotated[float, Field(gt=0)] = 1.2
-    """Standard deviation of ln σ in training."""
+    """Standard deviation of ln σ in training with `preconditioning` karras."""
 
 
 class TrainSettings(Section):
@@ -188,6 +203,10 @@ class CohortSettings(Section):
     """Synthetic images to make."""
     composition: Literal["as_trained", "balanced"] = "as_trained"
     """Classes as frequent as in the training data, or equally frequent."""
+    classes: list[str] = []
+    """Classes to make; empty makes all that training saw."""
+    masks: Literal["training", "none"] = "training"
+    """Where a model with masks gets them: the training split, whose real shapes a release then holds, or nowhere; --masks gives others."""
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun", "euler", "ddim", "ddpm"] = "dpmpp_2m"
     """Solver of the reverse process; dpmpp_2m_sde and ddpm, and ddim and heun where asked, draw fresh noise on the way."""
     start: Literal["gaussian", "noise"] = "gaussian"
@@ -197,7 +216,13 @@ class CohortSettings(Section):
     ema_width: Annotated[float, Field(gt=0)] | None = None
     """Which of `train.ema_widths` to sample from; empty is the one that did best on the validation split."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0
-    """Classifier-free guidance; 1 follows the learned distribution, more sharpens classes at the cost of variety."""
+    """Strength of guidance; 1 is none and follows the learned distribution, more sharpens, at the cost of variety and of evaluations."""
+    guidance_by: Literal["unconditional", "weaker"] = "unconditional"
+    """What guidance leads away from: the model without its conditions (classifier-free), or a weaker Checkpoint (--weaker)."""
+    guidance_low: Annotated[float, Field(ge=0)] = 0.0
+    """Noise level down to which samples are guided."""
+    guidance_high: Annotated[float, Field(gt=0)] | None = None
+    """Noise level from which samples are guided, such as 1; none guides from the start."""
     schedule: Literal["karras", "exponential", "ddpm"] = "karras"
     """How the noise levels are spaced."""
     sigma_min: Annotated[float, Field(gt=0)] = 0.005

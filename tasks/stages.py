@@ -101,12 +101,12 @@ def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | No
 
 
 @stage("generate", timeout_h=24 * 7, tags=("device",))
-def generate(checkpoint: Path, workspace: Path, recipe: Recipe) -> Path:
-    """Make (or find) the Cohort sampled from a Checkpoint."""
+def generate(checkpoint: Path, workspace: Path, recipe: Recipe, dataset: Path | None = None) -> Path:
+    """Make (or find) the Cohort sampled from a Checkpoint; where it takes masks, to those of a Dataset."""
     from medpipe import chain
 
     with worded(), workers(recipe.compute) as executor, progress_artifacts("generate") as progress:
-        record = chain.generate(workspace, checkpoint, recipe, executor, progress)
+        record = chain.generate(workspace, checkpoint, recipe, executor, progress, dataset)
     return _told(record)
 
 

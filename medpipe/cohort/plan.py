@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 import torch
 
 from medpipe import seeds
-from medpipe.diffusion import conditioning
+from medpipe.diffusion import conditioning, samplers, schedules
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.settings import CohortSettings
 
@@ -16,12 +17,35 @@ from medpipe.settings import CohortSettings
 def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:
     """Return the cohort's table: row, id, label and covariates, one line per synthetic subject."""
     conditions = Conditions.from_json(model["conditions"])
-    table = conditioning.draw(conditions, settings.images, settings.composition, seeds.generator(seed, "subjects"))
+    table = conditioning.draw(conditions, settings.images, settings.composition, seeds.generator(seed, "subjects"), settings.classes)
     if "label" not in table:
         table.insert(0, "label", None)
     table.insert(0, "id", [f"S{number:06d}" for number in range(1, settings.images + 1)])
     table.insert(0, "row", range(settings.images))
     return table
+
+
+def highest(settings: CohortSettings) -> float:
+    """Return the noise level at which samples begin."""
+    return settings.sigma_start if settings.start == "gaussian" else settings.sigma_max
+
+
+def levels(settings: CohortSettings) -> torch.Tensor:
+    """Return the noise levels that samples pass, the last of them 0."""
+    return schedules.schedule(settings.schedule, settings.steps, settings.sigma_min, highest(settings))
+
+
+def evaluations(settings: CohortSettings) -> int:
+    """Return the network evaluations that a sample costs: each is two where guidance acts."""
+    once = samplers.evaluations(settings.sampler, settings.steps)
+    if settings.guidance == 1:
+        return once
+    sigmas = levels(settings)[:-1]
+    guided = (sigmas > settings.guidance_low) & (sigmas <= (settings.guidance_high or math.inf))
+    each = torch.ones(len(sigmas), dtype=torch.long)
+    if settings.sampler == "heun":  # every level but the first is where a step ends, too
+        each[1:] = 2
+    return once + int(each[guided].sum())
 
 
 class Draws:

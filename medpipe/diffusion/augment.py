@@ -6,7 +6,7 @@ was left as it is. Samples are asked for with 0, so that they look like untouche
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def draw(images: int, share: float, dimensions: int, generator: torch.Generator)
     return parameters * (torch.rand(images, 1, generator=generator) < share)
 
 
-def apply(images: Tensor, parameters: Tensor) -> Tensor:
+def apply(images: Tensor, parameters: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
     """Shift, turn and scale images (N, C, …) as `parameters` (N, P) say; rows of 0 stay to the bit."""
     moved = parameters.abs().sum(1) > 0
     if not moved.any():
@@ -42,7 +42,7 @@ def apply(images: Tensor, parameters: Tensor) -> Tensor:
     matrix[:, :, -1] = wanted[:, :-2] * 2 * SHIFT  # the grid is 2 wide
     grid = functional.affine_grid(matrix, list(some.shape), align_corners=False)
     out = images.clone()
-    out[moved] = functional.grid_sample(some, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    out[moved] = functional.grid_sample(some, grid, mode=mode, padding_mode="border", align_corners=False)
     return out
 
 

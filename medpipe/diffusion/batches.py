@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from medpipe import seeds
-from medpipe.diffusion import augment
+from medpipe.diffusion import augment, conditioning, preconditioning
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.distributed import World
+from medpipe.diffusion.maps import Maps
 from medpipe.diffusion.reader import Places, Reader
 from medpipe.images.transforms import to_model
 from medpipe.recipe import Recipe
-from medpipe.settings import ModelSettings
 from medpipe.store import Images
 
 AHEAD = 2
@@ -40,6 +40,7 @@ class Batch:
     conditions: Tensor  # (n, K)
     weights: Tensor  # (n,): 0 for an image that only keeps a process without images in step, else 1
     size: int
+    maps: Tensor | None = None  # (n, M, …)
     count: int = 1
     """Parts that the share is computed in, as many as in every other process: under FSDP they move through the network together."""
 
@@ -55,7 +56,13 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch of which every tensor is changed."""
         clean, sigma, noise, conditions, weights = map(change, (self.clean, self.sigma, self.noise, self.conditions, self.weights))
-        return Batch(clean, sigma, noise, conditions, weights, self.size, self.count)
+        maps = None if self.maps is None else change(self.maps)
+        return Batch(clean, sigma, noise, conditions, weights, self.size, maps, self.count)
+
+    @property
+    def given(self) -> list[Tensor]:
+        """What the loss takes, in its order."""
+        return [self.clean, self.sigma, self.noise, self.conditions, *([] if self.maps is None else [self.maps])]
 
 
 def parts_of(images: int, microbatch: int | None) -> int:
@@ -67,11 +74,6 @@ def _rows(rows: slice, tensor: Tensor) -> Tensor:
     return tensor[rows]
 
 
-def noise_levels(settings: ModelSettings, count: int, generator: torch.Generator) -> Tensor:
-    """Draw σ (N,) with ln σ normal (Karras et al. 2022, table 1)."""
-    return (torch.randn(count, generator=generator) * settings.sigma_sd + settings.sigma_mean).exp()
-
-
 @dataclass(frozen=True)
 class Split:
     """The training split as the network sees it."""
@@ -81,6 +83,8 @@ class Split:
     vectors: Tensor
     """Condition vectors (N, K) of its images."""
     labels: list[str | None]
+    masks: Tensor | None = None
+    """Label maps (N, 1, …) of its images as they are stored, where the network is given masks."""
 
     def __getitem__(self, places: Tensor | Places) -> Tensor:
         """Return the images (n, C, …) at `places`, their mean taken off."""
@@ -98,6 +102,7 @@ class Batches:
 
     split: Split
     conditions: Conditions
+    maps: Maps
     recipe: Recipe
     world: World
     pin: bool = False
@@ -123,7 +128,7 @@ class Batches:
 
     def levels(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw the noise levels σ (N,) of `count` images."""
-        return noise_levels(self.recipe.model, count, generator)
+        return preconditioning.draw(self.recipe.model, count, generator)
 
     def make(self, start: int, count: int) -> Batch:
         """Make this process's share of the `count` images after `start`."""
@@ -137,16 +142,32 @@ class Batches:
         weights = (torch.arange(len(kept)) < len(own)).float()
         sigma = self.levels(count, generator)[kept]
         mirrored = torch.rand(count, generator=generator)[kept] < (0.5 if self.recipe.train.flip else 0)
-        hidden = self.recipe.model
-        vectors = self.conditions.hide(self.split.vectors[places], hidden.condition_dropout, hidden.covariate_dropout, generator)[kept]
-        clean = self.split[places[kept]]
-        clean[mirrored] = clean[mirrored].flip(-1)
+        model, asked = self.recipe.model, len(self.conditions.items)
+        chances = [model.covariate_dropout] * asked + [model.map_dropout] * len(self.maps.kinds)
+        shown = conditioning.shown(count, model.condition_dropout, chances, generator)[kept]
+        vectors = self.conditions.hide(self.split.vectors[places[kept]], shown[:, :asked])
+        clean, masks = self.split[places[kept]], None if self.split.masks is None else self.split.masks[places[kept]]
+        for flipped in (clean,) if masks is None else (clean, masks):
+            flipped[mirrored] = flipped[mirrored].flip(-1)
         if (share := self.recipe.train.augment) > 0:
             parameters = augment.draw(count, share, clean.ndim - 2, generator)[kept]
             clean, vectors = augment.apply(clean, parameters), torch.cat((vectors, parameters), dim=1)
+            masks = None if masks is None else augment.apply(masks.float(), parameters, mode="nearest").to(masks.dtype)
+        maps = self._drawn(clean, masks, shown[:, asked:], start + kept)
         noise = torch.empty_like(clean)
         for target, number in zip(noise, kept, strict=True):
             generator.manual_seed(seeds.child(seed, "noise", start + int(number)))
             torch.randn(target.shape, generator=generator, out=target)
-        batch = Batch(clean, sigma, noise, vectors, weights, count, parts)
+        batch = Batch(clean, sigma, noise, vectors, weights, count, maps, parts)
         return batch.pinned() if self.pin else batch
+
+    def _drawn(self, clean: Tensor, masks: Tensor | None, shown: Tensor, numbers: Places) -> Tensor | None:
+        """Make the maps of images (n, C, …), each by its number in the training, whatever process computes it."""
+        if not self.maps.kinds:
+            return None
+        generator, rows = torch.Generator(), []
+        for row, number in enumerate(numbers):
+            generator.manual_seed(seeds.child(self.recipe.seed, "maps", int(number)))
+            own = slice(row, row + 1)
+            rows.append(self.maps.draw(clean[own], None if masks is None else masks[own], shown[own], generator))
+        return torch.cat([maps for maps in rows if maps is not None])

@@ -39,6 +39,12 @@ class Condition:
     def width(self) -> int:
         return len(self.values) if self.kind == "categorical" else 1
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Categorical: the values that some training image has."""
+        shares = (self.population or {}).get(ANY, {})
+        return tuple(value for value in self.values if shares.get(value, 1) > 0)
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -58,8 +64,15 @@ class Conditions:
     def from_json(cls, items: Sequence[Mapping[str, Any]]) -> Conditions:
         return cls(tuple(Condition(**{**item, "values": tuple(item["values"])}) for item in items))
 
-    def encode(self, table: pd.DataFrame) -> Tensor:
-        """Encode the rows of `table` as condition vectors (N, K); raises InputError for a value that training never saw."""
+    def encode(self, table: pd.DataFrame, *, unseen: Literal["refuse", "hide"] = "refuse") -> Tensor:
+        """Encode the rows of `table` as condition vectors (N, K).
+
+        A value that training never saw raises InputError, or counts as missing where `unseen` is "hide".
+        """
+        if unseen == "hide":
+            table = table.assign(
+                **{item.name: table[item.name].where(table[item.name].isin(item.seen)) for item in self.items if item.values}
+            )
         values = [self._slots(item, table) for item in self.items]
         present = (
             np.stack([table[item.name].notna().to_numpy(float) for item in self.items], axis=1) if self.items else np.zeros((len(table), 0))
@@ -72,9 +85,9 @@ class Conditions:
         if item.kind == "continuous":
             numbers = column.fillna(item.mean).to_numpy(float)
             return ((numbers - item.mean) / item.sd)[:, None]
-        unknown = sorted(set(column.dropna().astype(str)) - set(item.values))
+        unknown = set(column.dropna().astype(str)) - set(item.seen)
         if unknown:
-            raise InputError(f"{item.name} has {len(unknown)} value(s) that training never saw: use {', '.join(item.values)}")
+            raise InputError(f"{item.name} has {len(unknown)} value(s) that training never saw: use {', '.join(item.seen)}")
         return np.stack([(column == value).to_numpy(float) for value in item.values], axis=1)
 
     def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,14 +96,27 @@ class Conditions:
         flags = [vector[:, width + number : width + number + 1].expand(-1, item.width) for number, item in enumerate(self.items)]
         return vector[:, :width], torch.cat(flags, dim=1) if flags else vector[:, :0]
 
-    def hide(self, vector: Tensor, all_: float, each: float, generator: torch.Generator) -> Tensor:
-        """Hide all conditions of a row with probability `all_` and each single one with `each`; vector (N, K)."""
-        count = len(self.items)
-        if not count:
+    def hide(self, vector: Tensor, shown: Tensor) -> Tensor:
+        """Hide of the vectors (N, K) what `shown` (N, conditions) says is not shown."""
+        if not self.items:
             return vector
-        keep = (torch.rand(len(vector), count, generator=generator) >= each) & (torch.rand(len(vector), 1, generator=generator) >= all_)
-        slots = torch.cat([keep[:, i : i + 1].expand(-1, item.width) for i, item in enumerate(self.items)] + [keep], dim=1)
+        slots = torch.cat([shown[:, i : i + 1].expand(-1, item.width) for i, item in enumerate(self.items)] + [shown], dim=1)
         return vector * slots.to(vector.device)
+
+
+def width(classes: Sequence[str], covariates: Sequence[Mapping[str, Any]]) -> int:
+    """Return the width of the condition vector for a Dataset with these classes and covariates, before it is read."""
+    covered = [classes] if classes else []
+    covered += [covariate.get("values", [None]) for covariate in covariates]
+    return sum(len(values) + 1 for values in covered)
+
+
+def shown(images: int, all_: float, each: Sequence[float], generator: torch.Generator) -> Tensor:
+    """Choose which conditions training shows (images, conditions): none of an image's with chance `all_`, each hidden with its own."""
+    if not each:
+        return torch.ones(images, 0, dtype=torch.bool)
+    single = torch.rand(images, len(each), generator=generator) >= torch.tensor(each)
+    return single & (torch.rand(images, 1, generator=generator) >= all_)
 
 
 ANY = ""
@@ -158,20 +184,30 @@ def _spread(values: pd.Series[float]) -> dict[str, float]:
 
 
 def draw(
-    conditions: Conditions, images: int, composition: Literal["as_trained", "balanced"], generator: np.random.Generator
+    conditions: Conditions,
+    images: int,
+    composition: Literal["as_trained", "balanced"],
+    generator: np.random.Generator,
+    classes: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Draw what each of `images` synthetic images is conditioned on: one column per condition.
+    """Draw what each of `images` synthetic images is conditioned on: one column per condition; of some `classes`, or of all.
 
     Classes come in exact shares (largest remainder); a covariate is drawn within the class and the categorical covariates
     before it, as far as that combination is common in the training images, so that a scanner stays at its site and
-    no rare combination is repeated on purpose; continuous ones lie between the 5th and the 95th percentile.
+    no rare combination is repeated on purpose; continuous ones lie between the 5th and the 95th percentile. Raises InputError
+    for a class that training never saw.
     """
+    labels = next((item.seen for item in conditions.items if item.name == "label"), ())
+    if never := [name for name in classes if name not in labels]:
+        raise InputError(
+            f"cohort.classes has '{never[0]}', which no training image shows: use {', '.join(labels) or 'none, as there are no classes'}"
+        )
     table = pd.DataFrame(index=range(images))
     groups: list[tuple[str, ...]] = [(ANY,)] * images
     for item in conditions.items:
         population = item.population or {}
         if item.name == "label":
-            shares = np.array([population[ANY][value] for value in item.values])
+            shares = np.array([population[ANY][value] if value in (classes or labels) else 0.0 for value in item.values])
             if composition == "balanced":
                 shares = (shares > 0).astype(float)
             table["label"] = _exact(item.values, shares / shares.sum(), images, generator)

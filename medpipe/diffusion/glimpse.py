@@ -15,7 +15,9 @@ import torch
 from medpipe import preview, records, seeds, store
 from medpipe.diffusion import samplers, schedules
 from medpipe.diffusion.conditioning import Conditions
-from medpipe.diffusion.denoiser import Denoiser, guided
+from medpipe.diffusion.denoiser import Denoiser
+from medpipe.diffusion.guidance import guided
+from medpipe.diffusion.maps import Maps
 from medpipe.images.transforms import to_stored
 
 FOLDER = "previews"
@@ -25,7 +27,7 @@ STEPS, COLUMNS, ROWS_MAX = 12, 6, 8
 @torch.no_grad()
 def draw(denoiser: Denoiser, model: dict[str, Any], seed: int, device: str) -> bytes:
     """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG."""
-    conditions = Conditions.from_json(model["conditions"])
+    conditions, maps = Conditions.from_json(model["conditions"]), Maps.from_json(model["maps"], model["shape"][0])
     classes = list(model["classes"])[:ROWS_MAX] or [preview.ALL]
     pictures: dict[str, store.Images] = {}
     sigmas = schedules.karras(STEPS, 0.01, 80.0)
@@ -35,7 +37,8 @@ def draw(denoiser: Denoiser, model: dict[str, Any], seed: int, device: str) -> b
         asked = {item.name: [label if item.name == "label" else None] * COLUMNS for item in conditions.items}
         vectors = conditions.encode(pd.DataFrame(asked, index=range(COLUMNS)))
         start = torch.randn(COLUMNS, *model["shape"], generator=generator) * sigmas[0]
-        denoise = guided(denoiser, vectors.to(device), 1.0)
+        blank = maps.join(start.shape, {})
+        denoise = guided(denoiser, vectors.to(device), 1.0, maps=None if blank is None else blank.to(device))
         drawn = samplers.dpmpp_2m(denoise, start.to(device), sigmas, _none)
         pictures[name] = to_stored(np.nan_to_num(drawn.float().cpu().numpy()) + model["data_mean"], model["dtype"])
     return preview.grid(pictures, COLUMNS)

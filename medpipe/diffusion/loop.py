@@ -24,6 +24,7 @@ from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.distributed import World, own
 from medpipe.diffusion.ema import Averages
+from medpipe.diffusion.maps import Maps
 from medpipe.errors import InputError, MedpipeError
 from medpipe.progress import Progress
 from medpipe.recipe import Recipe
@@ -39,6 +40,7 @@ class Fixed:
 
     clean: Callable[[], Tensor]
     vectors: Tensor
+    masks: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -63,6 +65,7 @@ class Training:
         self.device = devices.device(recipe.compute.device)
         self.dtype = devices.precision(recipe.train.precision, self.device)
         self.conditions = Conditions.from_json(model["conditions"])
+        self.maps = Maps.from_json(model["maps"], model["shape"][0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.child(recipe.seed, "weights"))
             self.denoiser = checkpoint.build(model)
@@ -80,7 +83,7 @@ class Training:
         self.state = state.restore(folder / "state", self.stored, self.device)
         self.bins = torch.tensor(self.state.bins or [[0.0] * curve.BINS] * 2, dtype=torch.float64)
         self._first_holds_the_bins()
-        self.batches = Batches(split, self.conditions, recipe, world, pin=self.device == "cuda")
+        self.batches = Batches(split, self.conditions, self.maps, recipe, world, pin=self.device == "cuda")
         self._compile(may=not shared)
         self.processor_begun = time.process_time()
 
@@ -107,6 +110,7 @@ class Training:
                 self._save()
             if now.ended:
                 break
+        self._sound()
 
     def _step(self, batch: Batch) -> float:
         """Take one optimiser step and return this process's part of the mean loss."""
@@ -129,7 +133,7 @@ class Training:
         return mean
 
     def _losses(self, loss: nn.Module, batch: Batch, *, usual: bool = False) -> Tensor:
-        inputs = [tensor.to(self.device, non_blocking=True) for tensor in (batch.clean, batch.sigma, batch.noise, batch.conditions)]
+        inputs = [tensor.to(self.device, non_blocking=True) for tensor in batch.given]
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             result: Tensor = loss(*inputs, usual=usual)
         return result
@@ -182,7 +186,8 @@ class Training:
     def _probe(self) -> Fixed:
         """Return as many training images as there are validation images, evenly spread."""
         places = torch.linspace(0, len(self.split.vectors) - 1, len(self.validation.vectors)).long()
-        return Fixed(lambda: self.split[places], self.split.vectors[places])
+        masks = None if self.split.masks is None else self.split.masks[places]
+        return Fixed(lambda: self.split[places], self.split.vectors[places], masks)
 
     @torch.no_grad()
     def measure(self, images: Fixed) -> Tensor:
@@ -197,7 +202,10 @@ class Training:
             noise = torch.randn(clean.shape, generator=generator)
             start, stop = (len(clean) * part // size for part in (rank, rank + 1))
             here = slice(start, max(stop, start + 1)) if start < len(clean) else slice(0, 1)  # under FSDP all have to compute
-            part = Batch(clean[here], sigma[here], noise[here], vectors[here], torch.ones(1), len(clean))
+            masks = None if images.masks is None else images.masks[number * ALIKE : (number + 1) * ALIKE]
+            maps = self.maps.draw(clean, masks, torch.ones(len(clean), len(self.maps.kinds)), generator)
+            maps = None if maps is None else maps[here]
+            part = Batch(clean[here], sigma[here], noise[here], vectors[here], torch.ones(1), len(clean), maps)
             losses = self._losses(self.objective, part).cpu()[: stop - start]
             out += curve.binned(losses, part.sigma[: stop - start])
         return self.world.total(out)
@@ -209,10 +217,19 @@ class Training:
             glimpse.write(self.folder, self.state.images, picture)
 
     def _save(self) -> None:
+        self._sound()
         self.bins = self.world.total(self.bins)
         self.state.bins = self.bins.tolist()
         self._first_holds_the_bins()
         state.save(self.folder / "state", self.state, self.stored, write=self.world.first)
+
+    def _sound(self) -> None:
+        """Raise MedpipeError where the weights are no numbers although the last loss was one: such a state is not worth keeping."""
+        broken = not all(weight.isfinite().all() for weight in self.averages.tracks[0])
+        if float(self.world.total(torch.tensor(float(broken), dtype=torch.float64))):
+            raise MedpipeError(
+                f"the weights are not numbers at image {self.state.images}: lower train.learning_rate; the last good state is kept"
+            )
 
     def _first_holds_the_bins(self) -> None:
         """Go on after a state in the way in which it will be taken up: what it holds is the sum over all processes."""
@@ -238,7 +255,7 @@ class Training:
             if self.device == "cuda":
                 torch.cuda.synchronize()
 
-        what = {key: self.model[key] for key in ("shape", "settings", "conditions", "augmentation")} | {
+        what = {key: self.model[key] for key in ("shape", "settings", "conditions", "maps", "augmentation")} | {
             "images": len(batch.clean),
             "dtype": str(self.dtype),
             "device": torch.cuda.get_device_name() if self.device == "cuda" else str(torch.cpu.get_capabilities()),

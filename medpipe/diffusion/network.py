@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpipe.settings import ModelSettings
+from medpipe.sizes import layout
 
 
 def _convolution(dimensions: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
@@ -61,26 +62,41 @@ class Block(nn.Module):
         return x + change
 
 
-class LeanUNet(nn.Module):
-    """F(x, c_noise, c): the network inside the denoiser.
+class Embedded(nn.Module):
+    """A network that is told of c_noise and of the condition vector by one embedding of them."""
 
-    `channels` are the image's; `conditions` is the width of the condition vector. Sides must be multiples of
-    patch · 2^(levels - 1).
-    """
-
-    def __init__(self, settings: ModelSettings, channels: int, conditions: int, dimensions: int) -> None:
+    def __init__(self, conditions: int, width: int) -> None:
         super().__init__()
-        convolution = _convolution(dimensions)
-        widths, counts = settings.channels, settings.blocks
-        width = 2 * max(widths)
-        self.patch = settings.patch
-        folded = channels * settings.patch**dimensions
         frequencies = torch.exp(torch.linspace(0, math.log(1000.0), width // 4))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.noise = nn.Sequential(nn.Linear(2 * len(frequencies), width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Sequential(nn.Linear(conditions, width), nn.SiLU(), nn.Linear(width, width)) if conditions else None
-        self.stem = convolution(folded, widths[0], 3, padding=1)
-        self.head = convolution(widths[0], folded, 3, padding=1)
+
+    def embed(self, noise: Tensor, conditions: Tensor) -> Tensor:
+        """Embed c_noise (N,) and conditions (N, K): (N, width)."""
+        angles = noise[:, None] * self.frequencies[None]  # type: ignore[index]  # a buffer is a tensor
+        embedding: Tensor = self.noise(torch.cat((angles.cos(), angles.sin()), dim=1))
+        if self.condition is not None:
+            embedding = embedding + self.condition(conditions)
+        return functional.silu(embedding)
+
+
+class LeanUNet(Embedded):
+    """F(x, c_noise, c): the network inside the denoiser.
+
+    `channels` are the image's, `maps` further ones of the input; `conditions` is the width of the condition vector. Sides
+    must be multiples of patch · 2^(levels - 1).
+    """
+
+    def __init__(self, settings: ModelSettings, channels: int, conditions: int, dimensions: int, maps: int = 0) -> None:
+        widths, counts = layout(settings)
+        width = 2 * max(widths)
+        super().__init__(conditions, width)
+        convolution = _convolution(dimensions)
+        self.patch = settings.patch
+        positions = settings.patch**dimensions
+        self.stem = convolution((channels + maps) * positions, widths[0], 3, padding=1)
+        self.head = convolution(widths[0], channels * positions, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.down = nn.ModuleList(convolution(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -93,12 +109,8 @@ class LeanUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, noise: Tensor, conditions: Tensor) -> Tensor:
-        """Map x (N, C, …), c_noise (N,) and conditions (N, K) to the network's output (N, C, …)."""
-        angles = noise[:, None] * self.frequencies[None]  # type: ignore[index]  # a buffer is a tensor
-        embedding = self.noise(torch.cat((angles.cos(), angles.sin()), dim=1))
-        if self.condition is not None:
-            embedding = embedding + self.condition(conditions)
-        embedding = functional.silu(embedding)
+        """Map x (N, C + M, …), c_noise (N,) and conditions (N, K) to the network's output (N, C, …)."""
+        embedding = self.embed(noise, conditions)
         x = self.stem(fold(x, self.patch))
         skips = []
         for blocks, down in zip(self.encode, self.down, strict=True):

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medpipe import __version__, consent, records
-from medpipe.diffusion import augment, checkpoint, conditioning, curve, gaussian, launch
+from medpipe import __version__, consent, records, sizes
+from medpipe.diffusion import augment, checkpoint, conditioning, curve, gaussian, launch, networks
 from medpipe.diffusion.batches import Split, centred
 from medpipe.diffusion.distributed import World
 from medpipe.diffusion.loop import Fixed, Training, best
+from medpipe.diffusion.maps import Maps
 from medpipe.diffusion.reader import Reader, scale
 from medpipe.errors import InputError
 from medpipe.images.dataset import Dataset
@@ -60,7 +61,7 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None 
 def check(data: Dataset, recipe: Recipe) -> None:
     """Raise InputError when the Dataset does not fit the recipe."""
     shape = data.facts["shape"]
-    side = recipe.model.patch * 2 ** (len(recipe.model.channels) - 1)
+    side = sizes.side(recipe.model)
     if any(length % side for length in shape[1:]):
         raise InputError(f"the Dataset's images are {shape[1:]} and this model needs sides that are multiples of {side}: set images.size")
     images = len(data.rows("train"))
@@ -87,6 +88,9 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
     reader = Reader(data.record.path, rows, recipe.seed, recipe.train.batch, recipe.train.buffer_mib)
     index = data.index.set_index("row")
     conditions = conditioning.fit(index.loc[rows], data.facts["classes"], data.facts["covariates"])
+    masked = "mask" in recipe.model.maps and bool(data.facts["masks"])
+    masks = torch.from_numpy(data.masks(rows)) if masked else None
+    maps = Maps.fit(recipe.model, data.facts["shape"], masks)
     parts = world.gathered(reader.totals(world.rank, world.size))
     measured = scale((sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)), reader.largest)
     facts = {
@@ -98,7 +102,8 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
         | measured
         | {
             "settings": recipe.settings("model")["model"],
-            "preconditioning": "karras",
+            "form": checkpoint.FORM,
+            "maps": maps.as_json(),
             "precision": recipe.train.precision,
             "conditions": conditions.as_json(),
             "augmentation": augment.width(recipe.train.augment, data.facts["dimensions"]),
@@ -106,10 +111,12 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
         }
     )
     labels = [str(label) if label is not None else None for label in index.loc[rows, "label"]]
-    split = Split(reader, measured["data_mean"], conditions.encode(index.loc[rows]), labels)
+    split = Split(reader, measured["data_mean"], conditions.encode(index.loc[rows], unseen="hide"), labels, masks)
     some = data.rows("validation")[:VALIDATION_IMAGES]
     stored = data.images(some)
-    validation = Fixed(lambda: centred(stored, measured["data_mean"]), conditions.encode(index.loc[some]))
+    drawn = torch.from_numpy(data.masks(some)) if masked else None
+    vectors = conditions.encode(index.loc[some], unseen="hide")
+    validation = Fixed(lambda: centred(stored, measured["data_mean"]), vectors, drawn)
     return Training(recipe, folder, model, split, validation, world)
 
 
@@ -132,8 +139,13 @@ def _seal(training: Training, making: Making, asked: Any) -> Record | None:
     columns = ["images", "loss", "validation_loss"] + ["probe_loss"] * (recipe.train.stop_gap is not None)
     pd.DataFrame(state.curve, columns=columns).to_parquet(folder / checkpoint.CURVE, index=False)
     pd.DataFrame(state.by_sigma, columns=curve.COLUMNS).to_parquet(folder / curve.BY_SIGMA, index=False)
+    needed = networks.cost(checkpoint.build(model).network, model["shape"], training.conditions.width, training.maps.channels)
     facts = {key: model[key] for key in ("shape", "dtype", "dimensions", "classes", "sigma_data", "spacing_mm")} | {
-        "parameters": checkpoint.parameters(training.denoiser),
+        "network": recipe.model.network,
+        "preconditioning": recipe.model.preconditioning,
+        "parameters": needed.parameters,
+        "flops": needed.flops,
+        "maps": list(training.maps.kinds),
         "images": state.images,
         "ended_by": state.ended,
         "final_loss": state.curve[-1]["loss"],

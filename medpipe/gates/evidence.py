@@ -32,6 +32,9 @@ NOT_ASSESSED = (
 )
 
 
+MASKS = ("masks", "Whether images show what their masks say, and whose shapes those are: masks of a training split are of real patients.")
+
+
 def report(
     measured: Measured,
     verdicts: list[Verdict],
@@ -44,7 +47,7 @@ def report(
     real = measured.data.index.iloc[measured.rows["train"]]
     asked = consent.evidence(cohort.get("consent"), cell)
     unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
-    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown)]
+    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown, *([MASKS] if cohort.get("masks") else []))]
     if not any(verdict.name == "utility" for verdict in verdicts):
         why = "The images have no classes to tell apart." if len(data["classes"]) < 2 else "The candidates came without classes."
         gaps.insert(0, {"what": "utility", "why": why})

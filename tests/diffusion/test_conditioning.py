@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medpipe.diffusion.conditioning import Conditions, draw, fit
+from medpipe.diffusion.conditioning import Conditions, draw, fit, shown, width
 from medpipe.errors import InputError
 
 CLASSES = ["a", "b", "never"]
@@ -44,13 +44,37 @@ def test_a_value_that_training_never_saw_is_refused_without_naming_it(conditions
         conditions.encode(pd.DataFrame({"label": ["secret"], "age": [1.0], "sex": ["F"]}))
 
 
+def test_a_value_that_no_training_image_has_is_refused_or_hidden(conditions: Conditions) -> None:
+    never = pd.DataFrame({"label": ["never", "a"], "age": [np.nan, np.nan], "sex": ["F", None]})
+    with pytest.raises(InputError, match=r"label has 1 value.*use a, b"):
+        conditions.encode(never)
+    hidden = conditions.encode(never, unseen="hide")
+    assert hidden[0].tolist() == conditions.encode(never.assign(label=None))[0].tolist()
+    assert hidden[1].tolist() == conditions.encode(never.iloc[1:])[0].tolist()
+
+
+def test_only_the_classes_asked_for_are_drawn_and_one_that_training_never_saw_is_refused(conditions: Conditions) -> None:
+    assert set(draw(conditions, 50, "as_trained", np.random.default_rng(0), ["b"])["label"]) == {"b"}
+    for name in ("never", "c"):
+        with pytest.raises(InputError, match=f"'{name}', which no training image shows: use a, b"):
+            draw(conditions, 50, "balanced", np.random.default_rng(0), ["a", name])
+    with pytest.raises(InputError, match="use none"):
+        draw(fit(pd.DataFrame({"label": [None, None]}), [], []), 5, "as_trained", np.random.default_rng(0), ["a"])
+
+
+def test_the_width_is_known_before_the_images_are_read(conditions: Conditions) -> None:
+    assert width(CLASSES, COVARIATES) == conditions.width
+    assert width([], []) == 0
+
+
 def test_hiding_removes_whole_conditions_as_often_as_asked(conditions: Conditions) -> None:
     vector = torch.ones(4000, conditions.width)
-    hidden = conditions.hide(vector, 0.2, 0.25, torch.Generator().manual_seed(0))
+    hidden = conditions.hide(vector, shown(4000, 0.2, [0.25] * 3, torch.Generator().manual_seed(0)))
     assert (hidden.sum(dim=1) == 0).float().mean().item() == pytest.approx(0.2 + 0.8 * 0.25**3, abs=0.03)
     assert hidden[:, -1].mean().item() == pytest.approx(0.8 * 0.75, abs=0.03)
     assert torch.equal(hidden[:, 0], hidden[:, 6]), "the slots of the class and its flag are hidden together"
-    assert torch.equal(conditions.hide(vector, 1.0, 0.0, torch.Generator()), torch.zeros_like(vector))
+    nothing = shown(4000, 1.0, [0.0] * 3, torch.Generator())
+    assert torch.equal(conditions.hide(vector, nothing), torch.zeros_like(vector))
 
 
 def test_conditions_survive_json(conditions: Conditions) -> None:

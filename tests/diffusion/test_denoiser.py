@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpipe.diffusion.denoiser import Denoiser, guided
+from medpipe.diffusion.denoiser import Denoiser
+from medpipe.diffusion.guidance import guided
 from medpipe.diffusion.network import LeanUNet, fold, unfold
 from medpipe.settings import ModelSettings
 

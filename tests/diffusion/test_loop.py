@@ -21,6 +21,7 @@ from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.distributed import World
 from medpipe.diffusion.ema import Averages, exponent
 from medpipe.diffusion.loop import best
+from medpipe.diffusion.maps import Maps
 from medpipe.diffusion.reader import Reader
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, MedpipeError
@@ -199,8 +200,8 @@ def test_processes_compute_a_step_in_equally_many_parts_and_every_image_once(
     split = Split(Reader(data.record.path, rows, 0, 32, 16), 0.1, torch.arange(len(rows))[:, None].float(), [None] * len(rows))
     settings = recipe(train={"microbatch": microbatch, "batch": 32})
     worlds = [World(rank, processes) for rank in range(processes)]
-    made = [Batches(split, Conditions(()), settings, world).make(64, count) for world in worlds]
-    (alone,) = [Batches(split, Conditions(()), settings, World()).make(64, count)]
+    made = [Batches(split, Conditions(()), Maps((), 1), settings, world).make(64, count) for world in worlds]
+    (alone,) = [Batches(split, Conditions(()), Maps((), 1), settings, World()).make(64, count)]
     assert len({len(batch.parts()) for batch in made}) == 1
     parts = [part for batch in made for part in batch.parts()]
     assert all(0 < len(part.clean) <= (microbatch or count) for part in parts)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from medpipe.diffusion import device as devices
+from medpipe.diffusion.batches import Batch
 from medpipe.diffusion.checkpoint import open_denoiser
-from medpipe.diffusion.loop import learning_rate
+from medpipe.diffusion.loop import Training, learning_rate
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError, MedpipeError, RecordError
 from medpipe.recipe import Recipe
@@ -122,6 +127,54 @@ def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path: Path, data
     (made.path / "model.json").write_text(json.dumps(model))
     with pytest.raises(RecordError, match="weights"):
         open_denoiser(made.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"form": 99}, "another version of medpipe"),
+        ({"settings": {"made_later": 1}}, "describes no model of this version"),
+        ({"conditions": [{"name": "label", "made_later": 1}]}, "describes no model of this version"),
+        ({"shape": None}, "describes no model of this version"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, dataset: Datasets, recipe: Recipes, change: dict[str, Any], message: str
+) -> None:
+    made = train(dataset().path, tmp_path / "out", recipe(train={"images": 32}))
+    model = json.loads((made.path / "model.json").read_text())
+    (made.path / "model.json").write_text(json.dumps(model | change))
+    with pytest.raises(RecordError, match=message):
+        open_denoiser(made.path)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
+    made = train(dataset().path, tmp_path / "out", recipe(train={"images": 32}))
+    weights = load_file(made.path / "weights.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, made.path / "weights.safetensors")
+    with pytest.raises(RecordError, match="not numbers"):
+        open_denoiser(made.path)
+
+
+def test_weights_that_overflow_in_the_last_step_are_neither_kept_nor_sealed(
+    tmp_path: Path, dataset: Datasets, recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is taken before the step that spoils them, so it is still a number."""
+    step = Training._step
+
+    def spoiling(training: Training, batch: Batch) -> float:
+        loss = step(training, batch)
+        if training.state.images + batch.size == 128:
+            training.averages.tracks[0][0].fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(Training, "_step", spoiling)
+    settings = recipe(train={"images": 256, "state_images": 64})
+    with pytest.raises(MedpipeError, match="weights are not numbers at image 128"):
+        train(dataset().path, tmp_path / "out", settings)
+    with safe_open(tmp_path / "out" / "state" / "training.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["state"])["images"] == 64, "the last good state is kept"
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -1,0 +1,77 @@
+"""The networks that a denoiser may be made of, by the recipe's name, and what each costs before it is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medpipe.diffusion import conditioning
+from medpipe.diffusion.maps import Maps
+from medpipe.diffusion.network import LeanUNet
+from medpipe.settings import ModelSettings
+
+
+def network(settings: ModelSettings, channels: int, conditions: int, dimensions: int, maps: int = 0) -> nn.Module:
+    """Return F of the recipe with fresh weights: an image of `channels` and further `maps` in, `channels` out.
+
+    `conditions` is the width of the condition vector, `dimensions` 2 or 3.
+    """
+    match settings.network:
+        case "lean_unet":
+            return LeanUNet(settings, channels, conditions, dimensions, maps)
+        case "monai_unet":
+            from medpipe.diffusion.monai_unet import MonaiUNet  # MONAI takes seconds to import
+
+            return MonaiUNet(settings, channels, conditions, dimensions, maps)
+        case "transformer":
+            from medpipe.diffusion.transformer import Transformer
+
+            return Transformer(settings, channels, conditions, dimensions, maps)
+        case _:
+            assert_never(settings.network)
+
+
+def parameters(module: nn.Module) -> int:
+    """Count the weights."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs."""
+
+    parameters: int
+    flops: int
+    """Floating-point operations of one evaluation of one image: two a multiplication with addition, products alone are counted."""
+
+    def __str__(self) -> str:
+        return f"{self.parameters / 1e6:.2f} million weights, {self.flops / 1e9:.3g} GFLOP an image and evaluation"
+
+
+def planned(model: ModelSettings, facts: Mapping[str, Any]) -> Cost:
+    """Return the cost of a recipe's network for a Dataset of these `facts` (shape, classes, covariates), before it is read.
+
+    Masks are counted as if they had one label.
+    """
+    shape = facts["shape"]
+    width = conditioning.width(facts["classes"], facts["covariates"])
+    maps = Maps(tuple(model.maps), shape[0], labels=(1,)).channels
+    with torch.device("meta"):
+        return cost(network(model, shape[0], width, len(shape) - 1, maps), shape, width, maps)
+
+
+@torch.no_grad()
+def cost(module: nn.Module, shape: Sequence[int], conditions: int, maps: int = 0) -> Cost:
+    """Count the weights and operations of a network for images `shape` (C, …), by shapes alone: nothing is computed."""
+    channels, *sides = shape
+    there = copy.deepcopy(module).to("meta").eval()
+    inputs = (torch.empty(size, device="meta") for size in ((1, channels + maps, *sides), (1,), (1, conditions)))
+    with FlopCounterMode(display=False) as counter:
+        there(*inputs)
+    return Cost(parameters(module), counter.get_total_flops())

@@ -75,10 +75,11 @@ def _costs(recipe: Recipe, collection: Record | None) -> dict[str, str]:
     cohort, gates = recipe.cohort, recipe.gates
     evaluations = samplers.evaluations(cohort.sampler, cohort.steps)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
+    before = f"{recipe.autoencoder.images:,} images for the autoencoder, " if recipe.model.space == "latent" else ""
     return {
         "deidentify": instances,
         "preprocess": instances,
-        "train": f"{recipe.train.images:,} images of training",
+        "train": f"{before}{recipe.train.images:,} images of training",
         "generate": f"{cohort.images:,} images × {evaluations} network evaluations",
         "validate": f"{gates.feature_images:,} images for the feature network, {2 * gates.utility_seeds} classifiers",
         "release": f"{cohort.images:,} images copied",

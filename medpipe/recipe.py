@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medpipe.errors import InputError
 from medpipe.settings import (
+    AutoencoderSettings,
     CohortSettings,
     ComputeSettings,
     ConsentSettings,
@@ -41,6 +42,7 @@ class Recipe(Section):
     consent: ConsentSettings = ConsentSettings()
     images: ImagesSettings = ImagesSettings()
     model: ModelSettings = ModelSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
     train: TrainSettings = TrainSettings()
     cohort: CohortSettings = CohortSettings()
     gates: GatesSettings = GatesSettings()
@@ -54,9 +56,8 @@ class Recipe(Section):
             raise ValueError("images.validation, holdout and test leave less than 0.3 for training: lower them")
         if len(model.channels) != len(model.blocks):
             raise ValueError("model.channels and model.blocks need one entry per resolution each")
-        fold = model.patch * 2 ** (len(model.channels) - 1)
-        if images.size % fold:
-            raise ValueError(f"images.size must be a multiple of {fold} for this model (patch × halvings)")
+        if images.size % self.side:
+            raise ValueError(f"images.size must be a multiple of {self.side} for this model (patch × halvings)")
         highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
         if cohort.sigma_min >= getattr(cohort, highest):
             raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")
@@ -70,12 +71,30 @@ class Recipe(Section):
             raise ValueError("images.percentile_low must be below images.percentile_high")
         return self
 
+    @property
+    def side(self) -> int:
+        """The number of which the images' sides have to be multiples: patch × halvings, of the autoencoder too where there is one."""
+        halvings = len(self.model.channels) - 1 + (len(self.autoencoder.channels) - 1 if self.model.space == "latent" else 0)
+        return self.model.patch << halvings
+
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return the named sections in JSON's types: what a verb puts in `made_from`."""
         return self.model_dump(mode="json", include=set(sections))
 
 
-SECTIONS: tuple[str, ...] = ("source", "deid", "consent", "images", "model", "train", "cohort", "gates", "release", "compute")
+SECTIONS: tuple[str, ...] = (
+    "source",
+    "deid",
+    "consent",
+    "images",
+    "model",
+    "autoencoder",
+    "train",
+    "cohort",
+    "gates",
+    "release",
+    "compute",
+)
 
 
 def names() -> list[str]:

@@ -130,6 +130,8 @@ class ImagesSettings(Section):
 class ModelSettings(Section):
     """The denoiser D(x; σ, c)."""
 
+    space: Literal["pixel", "latent"] = "pixel"
+    """Train on the images themselves, or on the latents of an autoencoder that is trained and judged first."""
     channels: Annotated[list[Positive], Field(min_length=1)] = [64, 128]
     """Channels at each resolution, finest first; multiples of 32 are fast."""
     blocks: list[Positive] = [2, 4]
@@ -144,6 +146,45 @@ class ModelSettings(Section):
     """Mean of ln σ in training (Karras et al. 2022, table 1)."""
     sigma_sd: Annotated[float, Field(gt=0)] = 1.2
     """Standard deviation of ln σ in training."""
+
+
+class AutoencoderSettings(Section):
+    """The autoencoder of latent diffusion (`model.space` latent), and the bounds of its own gate."""
+
+    kind: Literal["kl", "vq"] = "kl"
+    """Latents held near a Gaussian by a small KL term, or rounded to a codebook when they are decoded."""
+    channels: Annotated[list[Positive], Field(min_length=2)] = [32, 64, 64]
+    """Channels at each resolution, finest first; every entry after the first halves the sides."""
+    blocks: Positive = 1
+    """Residual blocks at each resolution."""
+    latent_channels: Positive = 4
+    """Channels of the latents."""
+    codes: Annotated[int, Field(ge=2, le=65536)] = 512
+    """Entries of the codebook (vq only)."""
+    images: Positive = 60_000
+    """Images to train on, counting repeats."""
+    batch: Positive = 16
+    """Images in one step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    """Peak learning rate of AdamW, of the autoencoder and its discriminator."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the KL term per value of the latents (kl only), beside 1 for the mean absolute error."""
+    detail_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the differences of edges at several scales: it takes the place of a perceptual loss, and nothing is downloaded."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.02
+    """Weight of the patch discriminator and of the match of its features; 0 trains without one."""
+    adversarial_start: Fraction = 0.5
+    """Share of the images after which the discriminator begins."""
+    state_images: Positive = 4_000
+    """Images between two saved states, from which an interrupted training goes on exactly."""
+    psnr_min_db: Annotated[float, Field(ge=0, le=100)] = 25.0
+    """Mean peak signal-to-noise ratio that reconstructions of the validation split must reach, in dB."""
+    ssim_min: Annotated[float, Field(ge=-1, le=1)] = 0.8
+    """Mean structural similarity that they must reach."""
+    detail_min: Fraction = 0.5
+    """Share of the images' fine detail (energy of second differences) that they must keep."""
+    detail_max: Annotated[float, Field(ge=1)] = 1.5
+    """How much more fine detail than the images they may have, which is noise."""
 
 
 class TrainSettings(Section):

@@ -21,7 +21,7 @@ import torch
 
 from medpipe import __version__, records, store
 from medpipe.cohort import plan
-from medpipe.diffusion import checkpoint, gaussian, samplers, schedules
+from medpipe.diffusion import autoencoder, checkpoint, gaussian, samplers, schedules
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import guided
@@ -78,7 +78,8 @@ def _prepare(source: Path, out: Path, recipe: Recipe) -> dict[str, Any]:
         shutil.copyfile(source / name, out / name)
     plan.subjects(model, recipe.cohort, recipe.seed).to_parquet(out / "index.parquet", index=False)
     attributes = {"synthetic": True} | {key: model[key] for key in ("spacing_mm", "patient_orientation", "modality")}
-    store.create(out, recipe.cohort.images, tuple(model["shape"]), model["dtype"], shard=recipe.cohort.shard, attributes=attributes)
+    form = autoencoder.image_form(model)
+    store.create(out, recipe.cohort.images, tuple(form["shape"]), form["dtype"], shard=recipe.cohort.shard, attributes=attributes)
     return model
 
 
@@ -111,9 +112,11 @@ def sample_shard(shard: Shard) -> int:
     sigmas = schedules.schedule(settings.schedule, settings.steps, settings.sigma_min, highest)
     sample = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
     dtype = devices.precision(model["precision"], device)
-    images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
+    form = autoencoder.image_form(model)
+    images = np.empty((shard.stop - shard.start, *form["shape"]), dtype=form["dtype"])
     with threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         denoiser = checkpoint.open_denoiser(shard.checkpoint, device)
+        decoder = autoencoder.open_decoder(shard.checkpoint, model, device)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))
             noise = plan.Draws(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))
@@ -122,12 +125,12 @@ def sample_shard(shard: Shard) -> int:
                 begun = moments.start(begun / highest, *asked.parts(conditions[first:last]), table["label"][first:last].tolist(), highest)
             denoise = guided(denoiser, conditions[first:last].to(device), settings.guidance)
             drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
-            drawn = drawn.float().cpu().numpy() + model["data_mean"]
+            drawn = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
             if not np.isfinite(drawn).all():
                 raise MedpipeError(
                     f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"
                 )
-            images[first:last] = to_stored(drawn, model["dtype"])
+            images[first:last] = to_stored(drawn, form["dtype"])
     store.write_shard(shard.out, range(shard.start, shard.stop), images)
     return len(images)
 
@@ -139,13 +142,17 @@ def _fresh(noise: plan.Draws, device: str) -> torch.Tensor:
 def _facts(model: dict[str, Any], recipe: Recipe, seconds: float) -> dict[str, Any]:
     settings = recipe.cohort
     copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
-    return {key: model[key] for key in copied} | {
-        "images": settings.images,
-        "sampler": settings.sampler,
-        "start": settings.start,
-        "steps": settings.steps,
-        "evaluations": samplers.evaluations(settings.sampler, settings.steps),
-        "guidance": settings.guidance,
-        "composition": settings.composition,
-        "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
-    }
+    return (
+        {key: model[key] for key in copied}
+        | autoencoder.image_form(model)
+        | {
+            "images": settings.images,
+            "sampler": settings.sampler,
+            "start": settings.start,
+            "steps": settings.steps,
+            "evaluations": samplers.evaluations(settings.sampler, settings.steps),
+            "guidance": settings.guidance,
+            "composition": settings.composition,
+            "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
+        }
+    )

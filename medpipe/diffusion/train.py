@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medpipe import __version__, consent, records, seeds
-from medpipe.diffusion import checkpoint, conditioning, ema, gaussian
+from medpipe.diffusion import checkpoint, conditioning, ema, gaussian, latents
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.errors import InputError, MedpipeError
@@ -41,15 +41,17 @@ VALIDATION_IMAGES = 256
 def made_from(dataset: Path, recipe: Recipe) -> MadeFrom:
     """Say what the Checkpoint would be made from."""
     source = records.load(dataset, "Dataset")
-    return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings("model", "train"), recipe.seed, __version__)
+    sections = ("model", "train", *(("autoencoder",) if recipe.model.space == "latent" else ()))
+    return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings(*sections), recipe.seed, __version__)
 
 
 def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None = None, progress: Progress = silent) -> Record:
     """Train the denoiser of `recipe` on the training split of `dataset` and write the Checkpoint to `out`.
 
     Raises InputError when the Dataset does not fit the recipe, MedpipeError when the loss is no longer a number (the
-    last good state stays), RecordError for altered input, ConsentError where the consent ledger (the workspace's, where none
-    is given) says that a patient of the Dataset may not be used.
+    last good state stays), GateFailed when the autoencoder of latent diffusion is not good enough to begin, RecordError for
+    altered input, ConsentError where the consent ledger (the workspace's, where none is given) says that a patient of the
+    Dataset may not be used.
     """
     consent.before_training(dataset, recipe.consent, ledger_file)
     wanted = made_from(dataset, recipe)
@@ -57,6 +59,8 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None 
         return done
     data = Dataset.open(dataset, verify=True)
     with records.making(out, wanted) as making, threads(recipe.compute.threads):
+        if recipe.model.space == "latent":
+            data, recipe = latents.prepare(data, recipe, making, progress)
         run = _Run.begin(data, recipe, making)
         run.fit(progress)
         return run.seal(data.facts.get("consent"))
@@ -131,6 +135,7 @@ class _Run:
             "sigma_data": float(tensors["train"].double().std()) or 1.0,
             "images_trained": recipe.train.images,
         }
+        model |= latents.described(data)
         labels = index.loc[rows["train"], "label"]
         return cls(recipe, making, model, tensors, [str(label) if label is not None else None for label in labels])
 
@@ -254,7 +259,7 @@ class _Run:
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             },
         }
-        return self.making.seal(facts)
+        return self.making.seal(facts | latents.facts(self.making))
 
 
 def order(seed: int, images: int, start: int, count: int) -> Tensor:

@@ -153,7 +153,7 @@ class AutoencoderSettings(Section):
 
     kind: Literal["kl", "vq"] = "kl"
     """Latents held near a Gaussian by a small KL term, or rounded to a codebook when they are decoded."""
-    channels: Annotated[list[Positive], Field(min_length=2)] = [32, 64, 64]
+    channels: Annotated[list[Positive], Field(min_length=2)] = [16, 32, 32]
     """Channels at each resolution, finest first; every entry after the first halves the sides."""
     blocks: Positive = 1
     """Residual blocks at each resolution."""
@@ -161,7 +161,7 @@ class AutoencoderSettings(Section):
     """Channels of the latents."""
     codes: Annotated[int, Field(ge=2, le=65536)] = 512
     """Entries of the codebook (vq only)."""
-    images: Positive = 60_000
+    images: Positive = 20_000
     """Images to train on, counting repeats."""
     batch: Positive = 16
     """Images in one step."""

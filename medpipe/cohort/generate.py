@@ -125,12 +125,12 @@ def sample_shard(shard: Shard) -> int:
                 begun = moments.start(begun / highest, *asked.parts(conditions[first:last]), table["label"][first:last].tolist(), highest)
             denoise = guided(denoiser, conditions[first:last].to(device), settings.guidance)
             drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
-            drawn = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
-            if not np.isfinite(drawn).all():
+            made = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
+            if not np.isfinite(made).all():
                 raise MedpipeError(
                     f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"
                 )
-            images[first:last] = to_stored(drawn, form["dtype"])
+            images[first:last] = to_stored(made, form["dtype"])
     store.write_shard(shard.out, range(shard.start, shard.stop), images)
     return len(images)
 

@@ -102,7 +102,7 @@ class Autoencoder(nn.Module):
 
     @staticmethod
     def _parts(tensor: Tensor, scale: int = 1) -> tuple[Tensor, ...]:
-        return tensor.split(max(1, PART_PIXELS // (math.prod(tensor.shape[2:]) * scale)))
+        return torch.split(tensor, max(1, PART_PIXELS // (math.prod(tensor.shape[2:]) * scale)))
 
 
 def _network(settings: AutoencoderSettings, channels: int, dimensions: int) -> Any:
@@ -143,7 +143,7 @@ def _network(settings: AutoencoderSettings, channels: int, dimensions: int) -> A
 
 def factor(settings: AutoencoderSettings) -> int:
     """Return by how much a side of the latents is shorter than that of the images."""
-    return 2 ** (len(settings.channels) - 1)
+    return 1 << (len(settings.channels) - 1)
 
 
 def save_to(folder: Path, autoencoder: Autoencoder) -> None:

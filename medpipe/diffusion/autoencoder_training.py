@@ -139,7 +139,7 @@ class AutoencoderTraining:
 
     def _save(self) -> None:
         """Write the whole state to one file, atomically."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             tensors |= {f"{name}/weights/{key}": value for key, value in part.state_dict().items()}
             for number, moments in self.optimizers[name].state_dict()["state"].items():

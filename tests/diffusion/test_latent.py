@@ -103,14 +103,14 @@ def test_an_autoencoder_that_learned_passes_the_bounds_that_it_failed(recipe: Re
     towards = generator.uniform(-1, 1, (64, 2, 1, 1))
     waves = np.sin(3 * (towards[:, :1] * ramp[:, None] + towards[:, 1:] * ramp)) * 100 + 128
     images = waves.astype(np.uint8)
-    settings = recipe(model=MODEL, autoencoder={**TINY, "images": 1200, "learning_rate": 3e-3, "adversarial_start": 0.8})
+    settings = recipe(model=MODEL, autoencoder={**TINY, "images": 800, "learning_rate": 4e-3, "adversarial_start": 0.95})
     trained = autoencoder_training.AutoencoderTraining(settings, images, tmp_path / "state").fit(lambda *_: None)
     trained.measure(torch.from_numpy(to_model(images)))
     found = reconstruction.measure(trained, images)
-    bounds = AutoencoderSettings(psnr_min_db=22, ssim_min=0.8, detail_min=0, detail_max=1e6)
-    assert reconstruction.judge(found, bounds)["psnr_db"] > 22
+    bounds = AutoencoderSettings(psnr_min_db=18, ssim_min=0.8, detail_min=0, detail_max=1e6)
+    assert reconstruction.judge(found, bounds)["psnr_db"] > 18
     fresh = reconstruction.measure(built(), images)
-    assert fresh.psnr_db < 20 < 22 < found.psnr_db
+    assert fresh.psnr_db < 14 < 18 < found.psnr_db
     with pytest.raises(GateFailed):
         reconstruction.judge(fresh, bounds)
 
@@ -119,7 +119,9 @@ def _train(source: Path, out: Path, text: str) -> None:
     train(source, out, Recipe.model_validate_json(text))
 
 
-@pytest.mark.parametrize(("kind", "there"), [("vq", "autoencoder.safetensors"), ("kl", "training.safetensors")])
+@pytest.mark.parametrize(
+    ("kind", "there"), [("vq", "autoencoder.safetensors"), pytest.param("kl", "training.safetensors", marks=pytest.mark.slow)]
+)
 def test_a_killed_training_ends_in_the_same_bytes(tmp_path: Path, dataset: Datasets, latent: Recipes, kind: str, there: str) -> None:
     settings = latent(
         {"kind": kind, "images": 480, "state_images": 64, "adversarial_start": 0.3}, train={"images": 640, "state_images": 64}

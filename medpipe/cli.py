@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
     images = "make a Collection of DICOM files or an .npz"
     _verb(commands, "deidentify", verbs.deidentify, images, ("source",), ("source", "deid", "consent", "compute"))
     _verb(commands, "preprocess", verbs.preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
-    _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), ("model", "train", "consent", "compute"))
+    of_training = ("model", "autoencoder", "train", "consent", "compute")
+    _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), of_training)
     _verb(commands, "generate", verbs.generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
     _verb(commands, "validate", verbs.validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
     shared = "write the shareable folder of a Cohort that passed"

@@ -102,7 +102,7 @@ def train(arguments: argparse.Namespace) -> int:
         nonlocal said
         if not said:
             facts = records.load(arguments.dataset, "Dataset").facts
-            cli_show.console().print(f"{recipe.model.network}: {planned(recipe.model, facts)}")
+            cli_show.console().print(f"{recipe.model.network}: {planned(recipe, facts)}")
         said = True
         progress(what, done, total)
 

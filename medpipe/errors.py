@@ -5,7 +5,7 @@
     ├── PrivacyError             stop at once; nothing is written
     ├── ConsentError             no permission on record, or it was withdrawn
     ├── RecordError              a record is missing, altered, or made from something else
-    └── GateFailed               release refused; carries the Report
+    └── GateFailed               a gate said no: release refused (carries the Report), or an autoencoder unfit for diffusion
     (anything else)              OSError, out of memory, a lost worker: may be retried
 
 A message names the value or place, the rule and the remedy in one sentence, and never a patient's value:
@@ -46,7 +46,7 @@ class RecordError(MedpipeError):
 
 
 class GateFailed(MedpipeError):
-    """A gate said no: nothing is released. `report` is the path of the Report that says why."""
+    """A gate said no: nothing is released, or trained on. `report` is the path of the Report that says why, where there is one."""
 
     exit_status = 3
 

@@ -81,12 +81,13 @@ def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) ->
     cohort, gates = recipe.cohort, recipe.gates
     evaluations = cohort_plan.evaluations(cohort)
     unread = {"shape": [1, *[recipe.images.size] * recipe.images.dimensions], "classes": [], "covariates": []}
-    network = networks.planned(recipe.model, dataset.facts if dataset else unread)
+    network = networks.planned(recipe, dataset.facts if dataset else unread)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
+    before = f"{recipe.autoencoder.images:,} images for the autoencoder, " if recipe.model.space == "latent" else ""
     return {
         "deidentify": instances,
         "preprocess": instances,
-        "train": f"{recipe.train.images:,} images of training: {network}",
+        "train": f"{before}{recipe.train.images:,} images of training: {network}",
         "generate": f"{cohort.images:,} images × {evaluations} network evaluations",
         "validate": f"{gates.feature_images:,} images for the feature network, {2 * gates.utility_seeds} classifiers",
         "release": f"{cohort.images:,} images copied",

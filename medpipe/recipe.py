@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from medpipe import sizes
 from medpipe.errors import InputError
 from medpipe.settings import (
+    AutoencoderSettings,
     CohortSettings,
     ComputeSettings,
     ConsentSettings,
@@ -42,6 +43,7 @@ class Recipe(Section):
     consent: ConsentSettings = ConsentSettings()
     images: ImagesSettings = ImagesSettings()
     model: ModelSettings = ModelSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
     train: TrainSettings = TrainSettings()
     cohort: CohortSettings = CohortSettings()
     gates: GatesSettings = GatesSettings()
@@ -59,9 +61,10 @@ class Recipe(Section):
             raise ValueError("a transformer has one width, a multiple of 32: set model.size, or one entry in model.channels and blocks")
         if len(set(model.maps)) < len(model.maps):
             raise ValueError("model.maps names a map twice: name each once")
-        fold = sizes.side(model)
-        if images.size % fold:
-            raise ValueError(f"images.size must be a multiple of {fold} for this model (patch × halvings)")
+        if model.space == "latent" and (model.maps or self.train.augment or self.compute.processes * self.compute.nodes > 1):
+            raise ValueError("model.space latent takes no model.maps and no train.augment, and trains in one process")
+        if images.size % self.side:
+            raise ValueError(f"images.size must be a multiple of {self.side} for this model (patch × halvings)")
         highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
         if cohort.sigma_min >= getattr(cohort, highest):
             raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")
@@ -81,12 +84,30 @@ class Recipe(Section):
             raise ValueError("images.percentile_low must be below images.percentile_high")
         return self
 
+    @property
+    def side(self) -> int:
+        """The number of which the images' sides have to be multiples: patch × halvings, of the autoencoder too where there is one."""
+        halvings = len(self.autoencoder.channels) - 1 if self.model.space == "latent" else 0
+        return sizes.side(self.model) << halvings
+
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return the named sections in JSON's types: what a verb puts in `made_from`."""
         return self.model_dump(mode="json", include=set(sections))
 
 
-SECTIONS: tuple[str, ...] = ("source", "deid", "consent", "images", "model", "train", "cohort", "gates", "release", "compute")
+SECTIONS: tuple[str, ...] = (
+    "source",
+    "deid",
+    "consent",
+    "images",
+    "model",
+    "autoencoder",
+    "train",
+    "cohort",
+    "gates",
+    "release",
+    "compute",
+)
 
 
 def names() -> list[str]:

@@ -23,9 +23,9 @@ import torch
 from medpipe import __version__, records, store
 from medpipe.cohort import masks as masks_
 from medpipe.cohort import plan
+from medpipe.diffusion import autoencoder, gaussian, samplers
 from medpipe.diffusion import checkpoint as checkpoints
 from medpipe.diffusion import device as devices
-from medpipe.diffusion import gaussian, samplers
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.guidance import guided
 from medpipe.diffusion.maps import Maps
@@ -128,8 +128,9 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
         given = masks_.read(masks, source, model)
         np.save(state / MASKS, given.labels[given.choose(table["label"], recipe.seed)])
     attributes = {"synthetic": True} | {key: model[key] for key in ("spacing_mm", "patient_orientation", "modality")}
-    form = (recipe.cohort.images, tuple(model["shape"]), model["dtype"])
-    store.create(out, *form, shard=recipe.cohort.shard, masks=masks is not None, attributes=attributes)
+    form = autoencoder.image_form(model)
+    of = (recipe.cohort.images, tuple(form["shape"]), form["dtype"])
+    store.create(out, *of, shard=recipe.cohort.shard, masks=masks is not None, attributes=attributes)
     return model
 
 
@@ -176,9 +177,11 @@ def sample_shard(shard: Shard) -> int:
     dtype = devices.precision(model["precision"], device)
     maps, drawn_to = Maps.from_json(model.get("maps"), model["shape"][0]), shard.out / records.STATE / MASKS
     masks = np.load(drawn_to, mmap_mode="r")[shard.start : shard.stop].copy() if drawn_to.exists() else None
-    images = np.empty((shard.stop - shard.start, *model["shape"]), dtype=model["dtype"])
+    form = autoencoder.image_form(model)
+    images = np.empty((shard.stop - shard.start, *form["shape"]), dtype=form["dtype"])
     with threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         denoiser = checkpoints.open_denoiser(shard.checkpoint, device, settings.ema_width)
+        decoder = autoencoder.open_decoder(shard.checkpoint, model, device)
         weaker = None if shard.weaker is None else checkpoints.open_denoiser(shard.weaker, device)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))
@@ -197,12 +200,12 @@ def sample_shard(shard: Shard) -> int:
                 high=settings.guidance_high or math.inf,
             )
             drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
-            drawn = drawn.float().cpu().numpy() + model["data_mean"]
-            if not np.isfinite(drawn).all():
+            made = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
+            if not np.isfinite(made).all():
                 raise MedpipeError(
                     f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"
                 )
-            images[first:last] = to_stored(drawn, model["dtype"])
+            images[first:last] = to_stored(made, form["dtype"])
     store.write_shard(shard.out, range(shard.start, shard.stop), images, masks)
     return len(images)
 
@@ -214,14 +217,19 @@ def _fresh(noise: plan.Draws, device: str) -> torch.Tensor:
 def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> dict[str, Any]:
     settings = recipe.cohort
     copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
-    return {key: model[key] for key in copied} | {
-        "images": settings.images,
-        "sampler": settings.sampler,
-        "start": settings.start,
-        "steps": settings.steps,
-        "evaluations": plan.evaluations(settings),
-        "guidance": settings.guidance,
-        "masks": bool(store.has(out, "mask")),
-        "composition": settings.composition,
-        "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
-    }
+    form = autoencoder.image_form(model)
+    return (
+        {key: model[key] for key in copied}
+        | form
+        | {
+            "images": settings.images,
+            "sampler": settings.sampler,
+            "start": settings.start,
+            "steps": settings.steps,
+            "evaluations": plan.evaluations(settings),
+            "guidance": settings.guidance,
+            "masks": bool(store.has(out, "mask")),
+            "composition": settings.composition,
+            "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
+        }
+    )

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from medpipe import preview, records, seeds, store
-from medpipe.diffusion import samplers, schedules
+from medpipe.diffusion import autoencoder, samplers, schedules
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.guidance import guided
@@ -25,11 +25,12 @@ STEPS, COLUMNS, ROWS_MAX = 12, 6, 8
 
 
 @torch.no_grad()
-def draw(denoiser: Denoiser, model: dict[str, Any], seed: int, device: str) -> bytes:
-    """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG."""
+def draw(denoiser: Denoiser, model: dict[str, Any], folder: Path, seed: int, device: str) -> bytes:
+    """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG; `folder` is the Checkpoint's."""
     conditions, maps = Conditions.from_json(model["conditions"]), Maps.from_json(model["maps"], model["shape"][0])
     classes = list(model["classes"])[:ROWS_MAX] or [preview.ALL]
     pictures: dict[str, store.Images] = {}
+    decoder, dtype = autoencoder.open_decoder(folder, model, device), autoencoder.image_form(model)["dtype"]
     sigmas = schedules.karras(STEPS, 0.01, 80.0)
     generator = torch.Generator().manual_seed(seeds.child(seed, "preview"))
     for name in classes:
@@ -40,7 +41,8 @@ def draw(denoiser: Denoiser, model: dict[str, Any], seed: int, device: str) -> b
         blank = maps.join(start.shape, {})
         denoise = guided(denoiser, vectors.to(device), 1.0, maps=None if blank is None else blank.to(device))
         drawn = samplers.dpmpp_2m(denoise, start.to(device), sigmas, _none)
-        pictures[name] = to_stored(np.nan_to_num(drawn.float().cpu().numpy()) + model["data_mean"], model["dtype"])
+        made = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
+        pictures[name] = to_stored(np.nan_to_num(made), dtype)
     return preview.grid(pictures, COLUMNS)
 
 

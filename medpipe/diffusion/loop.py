@@ -212,7 +212,7 @@ class Training:
 
     def _preview(self) -> None:
         with self.averages.inside(0), torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            picture = glimpse.draw(self.denoiser, self.model, self.recipe.seed, self.device)
+            picture = glimpse.draw(self.denoiser, self.model, self.folder, self.recipe.seed, self.device)
         if self.world.first:
             glimpse.write(self.folder, self.state.images, picture)
 

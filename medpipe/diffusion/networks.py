@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medpipe.diffusion import conditioning
 from medpipe.diffusion.maps import Maps
 from medpipe.diffusion.network import LeanUNet
+from medpipe.recipe import Recipe
 from medpipe.settings import ModelSettings
 
 
@@ -54,12 +55,15 @@ class Cost:
         return f"{self.parameters / 1e6:.2f} million weights, {self.flops / 1e9:.3g} GFLOP an image and evaluation"
 
 
-def planned(model: ModelSettings, facts: Mapping[str, Any]) -> Cost:
+def planned(recipe: Recipe, facts: Mapping[str, Any]) -> Cost:
     """Return the cost of a recipe's network for a Dataset of these `facts` (shape, classes, covariates), before it is read.
 
     Masks are counted as if they had one label.
     """
-    shape = facts["shape"]
+    model, shape = recipe.model, list(facts["shape"])
+    if model.space == "latent":
+        by = 2 ** (len(recipe.autoencoder.channels) - 1)
+        shape = [recipe.autoencoder.latent_channels, *(length // by for length in shape[1:])]
     width = conditioning.width(facts["classes"], facts["covariates"])
     maps = Maps(tuple(model.maps), shape[0], labels=(1,)).channels
     with torch.device("meta"):

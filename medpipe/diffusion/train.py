@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medpipe import __version__, consent, records, sizes
-from medpipe.diffusion import augment, checkpoint, conditioning, curve, gaussian, launch, networks
+from medpipe import __version__, consent, records
+from medpipe.diffusion import augment, checkpoint, conditioning, curve, gaussian, latents, launch, networks
 from medpipe.diffusion.batches import Split, centred
 from medpipe.diffusion.distributed import World
 from medpipe.diffusion.loop import Fixed, Training, best
@@ -33,7 +33,8 @@ VALIDATION_IMAGES = 256
 def made_from(dataset: Path, recipe: Recipe) -> MadeFrom:
     """Say what the Checkpoint would be made from."""
     source = records.load(dataset, "Dataset")
-    return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings("model", "train"), recipe.seed, __version__)
+    sections = ("model", "train", *(("autoencoder",) if recipe.model.space == "latent" else ()))
+    return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings(*sections), recipe.seed, __version__)
 
 
 def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None = None, progress: Progress = silent) -> Record:
@@ -41,8 +42,8 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None 
 
     Raises InputError when the Dataset does not fit the recipe or its time budget is too small, MedpipeError when the loss is
     no longer a number (the last good state stays), RecordError for altered input, ConsentError where the consent ledger (the
-    workspace's, where none is given) says that a patient of the Dataset may not be used, ChildProcessError when processes
-    died more often than `compute.restarts`.
+    workspace's, where none is given) says that a patient of the Dataset may not be used, GateFailed when the autoencoder of
+    latent diffusion is not good enough to begin, ChildProcessError when processes died more often than `compute.restarts`.
     """
     consent.before_training(dataset, recipe.consent, ledger_file)
     wanted = made_from(dataset, recipe)
@@ -55,13 +56,15 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None 
             launch.ranks(dataset, out, recipe, progress)
         return records.load(out, "Checkpoint")
     with records.making(out, wanted) as making, threads(recipe.compute.threads):
+        if recipe.model.space == "latent":
+            data, recipe = latents.prepare(data, recipe, making, progress)
         return work(data, making, recipe, World(), progress)
 
 
 def check(data: Dataset, recipe: Recipe) -> None:
     """Raise InputError when the Dataset does not fit the recipe."""
     shape = data.facts["shape"]
-    side = sizes.side(recipe.model)
+    side = recipe.side
     if any(length % side for length in shape[1:]):
         raise InputError(f"the Dataset's images are {shape[1:]} and this model needs sides that are multiples of {side}: set images.size")
     images = len(data.rows("train"))
@@ -109,6 +112,7 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
             "augmentation": augment.width(recipe.train.augment, data.facts["dimensions"]),
             "images_trained": recipe.train.images,
         }
+        | latents.described(data)
     )
     labels = [str(label) if label is not None else None for label in index.loc[rows, "label"]]
     split = Split(reader, measured["data_mean"], conditions.encode(index.loc[rows], unseen="hide"), labels, masks)
@@ -160,7 +164,7 @@ def _seal(training: Training, making: Making, asked: Any) -> Record | None:
         "consent": asked,
         "cost": cost,
     }
-    made = making.seal(facts)
+    made = making.seal(facts | latents.facts(making))
     world.agreed(None)
     return made
 

@@ -23,8 +23,8 @@ from medpipe.deid import faces, stacks
 from medpipe.deid.deidentify import deidentify
 from medpipe.deid.heads import shows_head, view
 from medpipe.deid.reading import quiet
+from medpipe.errors import InputError
 from medpipe.parallel import processes
-from medpipe.recipe import Recipe
 from medpipe.settings import DeidSettings
 from medpipe.sources.folder import Reason
 
@@ -210,15 +210,12 @@ def test_two_workers_and_a_killed_run_give_the_same_bytes(tmp_path: Path, key: P
 
 
 @pytest.mark.slow
-def test_a_real_series_of_a_head_is_defaced(tmp_path: Path, key: Path, data_dir: Path) -> None:
-    """Every fourth slice of a published series, whose face is already gone: its brain must stay whole."""
+def test_a_real_series_of_a_head_whose_face_others_removed_is_not_passed_on_their_word(tmp_path: Path, key: Path, data_dir: Path) -> None:
+    """Every fourth slice of a published series: too much of what lies in the face's place is left, so the check says no."""
     import tarfile
 
     with tarfile.open(data_dir / "dicom" / "datalad_t1w_384slices.tar.gz") as archive:
         members = sorted((one for one in archive.getmembers() if one.name.endswith(".dcm")), key=lambda one: one.name)[::4]
         archive.extractall(tmp_path / "in", members, filter="data")
-    chosen: Recipe = settings(quarantine_max=0.0)
-    record = deidentify(tmp_path / "in", tmp_path / "out", chosen, key_file=key)
-    assert record.facts["instances"] == len(members)
-    (told,) = json.loads((tmp_path / "out" / "audit.json").read_text())["heads"]
-    assert (told["outcome"], told["brain_voxels_lost"], told["face_lines_left"]) == ("defaced", 0, 0)
+    with pytest.raises(InputError, match=f"FACE_NOT_REMOVED {len(members)}"):
+        deidentify(tmp_path / "in", tmp_path / "out", settings(quarantine_max=1.0), key_file=key)

@@ -157,7 +157,7 @@ def shortlist(gallery: Gallery, queries: Tensor) -> tuple[Tensor, Tensor, Tensor
     best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
     for start in range(0, len(gallery.coarse), 1024):
         block = gallery.coarse[start : start + 1024]
-        alike, warp = (vectors @ block.T).reshape(n, w, -1).max(1)
+        alike, warp = (vectors @ block.T).abs().reshape(n, w, -1).max(1)  # a negative is as alike as its positive
         best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
         best, keep = best.topk(min(k, best.shape[1]), dim=1)
         index, which = index.gather(1, keep), torch.cat([which, warp], 1).gather(1, keep)
@@ -188,7 +188,8 @@ def registered(gallery: Gallery, queries: Tensor, candidates: Tensor, warps: Ten
                 best = torch.maximum(best, explained(value, target))
             if step < STEPS:
                 gradient = (read[:, 1:] * mirror.mT)[:, :, None, :] * homogeneous.T  # (N K, axes, axes + 1, P)
-                matrix = matrix + _step(gradient.flatten(1, 2) / length[:, None], value, target).reshape(matrix.shape)
+                towards = target * torch.where((value * target).sum(1, keepdim=True) < 0, -1.0, 1.0)
+                matrix = matrix + _step(gradient.flatten(1, 2) / length[:, None], value, towards).reshape(matrix.shape)
     return best.reshape(n, k)
 
 

@@ -7,12 +7,14 @@ called a copy. Before the detector is believed, known copies of training images 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage, stats
 
 Stored = NDArray[np.unsignedinteger[Any]]
@@ -83,20 +85,51 @@ def _enlarged(image: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
     return np.asarray(ndimage.affine_transform(image, scale, offset=centre - scale * centre, order=1, mode="nearest"))
 
 
+def _warped(image: NDArray[np.float64], share: float, draws: np.random.Generator) -> NDArray[np.float64]:
+    """Warp by a smooth random field of displacements whose root mean square is `share` of the side."""
+    space, side = image.shape[1:], image.shape[-1]
+    field = np.stack([ndimage.gaussian_filter(draws.normal(size=space), 0.12 * side, mode="wrap") for _ in space])
+    field *= share * side / max(float(np.sqrt((field**2).sum(0).mean())), 1e-12)
+    places = np.indices(space) + field
+    return np.stack([ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in image])
+
+
+def _jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
+    """Compress every slice of every channel as JPEG."""
+    flat = np.rint(image * 255).astype(np.uint8).reshape(-1, *image.shape[-2:])
+    out = []
+    for plane in flat:
+        buffer = io.BytesIO()
+        Image.fromarray(plane).save(buffer, format="JPEG", quality=quality)
+        out.append(np.asarray(Image.open(buffer), dtype=np.float64) / 255)
+    return np.stack(out).reshape(image.shape)
+
+
+def _half(image: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Put the left half of a copy beside the right half of another image."""
+    middle = image.shape[-1] // 2
+    return np.concatenate((image[..., :middle], other[..., middle:]), axis=-1)
+
+
 def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(ndimage.gaussian_filter(image, (0,) + (0.02 * image.shape[-1],) * (image.ndim - 1), mode="nearest"))
 
 
 REQUIRED = ("exact", "mirrored", "shifted", "turned", "grain", "gamma")
 """Families of copies that the detector must find for its word to count."""
-FAMILIES = (*REQUIRED, "contrast", "blurred", "enlarged", "strong_grain", "blended", "compound")
+FAMILIES = (
+    *REQUIRED, "contrast", "blurred", "enlarged", "inverted", "jpeg", "strong_grain", "heavy_grain", "blended", "half_blended", "warped",
+    "strongly_warped", "half", "compound",
+)  # fmt: skip
+"""The others show from which strength on copies are missed."""
 
 
 def planted(sources: Stored, others: Stored, family: str, draws: np.random.Generator) -> Stored:
     """Make copies of `sources` (N, C, …) as a model that memorised them might; `others` are blended in where asked.
 
-    Strengths: moved 7 % of the side, turned 5°, grain of 2 % (strong: 5 %) of the range, gamma 1.3, contrast 0.8,
-    blur of 2 % of the side, enlarged 6 %, 85:15 blend; compound: mirrored, turned, moved, gamma 1.2 and grain.
+    Strengths: moved 7 % of the side, turned 5°, grain of 2 % (strong: 5 %, heavy: 10 %) of the range, gamma 1.3, contrast 0.8,
+    blur of 2 % of the side, enlarged 10 %, JPEG quality 10, 85:15 blend (half: 70:30), smooth warps of 2.5 % of the side (strong:
+    4.3 %), the left half alone; compound: mirrored, turned, moved, gamma 1.2 and grain.
     """
     top = float(np.iinfo(sources.dtype).max)
     unit, other = sources / top, others / top
@@ -119,9 +152,23 @@ def planted(sources: Stored, others: Stored, family: str, draws: np.random.Gener
         case "blurred":
             change = lambda image, k: _blurred(image)  # noqa: E731
         case "enlarged":
-            change = lambda image, k: _enlarged(image, 1.06)  # noqa: E731
+            change = lambda image, k: _enlarged(image, 1.1)  # noqa: E731
         case "strong_grain":
             change = lambda image, k: image + draws.normal(0, 0.05, image.shape)  # noqa: E731
+        case "heavy_grain":
+            change = lambda image, k: image + draws.normal(0, 0.1, image.shape)  # noqa: E731
+        case "inverted":
+            change = lambda image, k: 1 - image  # noqa: E731
+        case "jpeg":
+            change = lambda image, k: _jpeg(image, 10)  # noqa: E731
+        case "half_blended":
+            change = lambda image, k: 0.7 * image + 0.3 * other[k]  # noqa: E731
+        case "warped":
+            change = lambda image, k: _warped(image, 0.025, draws)  # noqa: E731
+        case "strongly_warped":
+            change = lambda image, k: _warped(image, 0.043, draws)  # noqa: E731
+        case "half":
+            change = lambda image, k: _half(image, other[k])  # noqa: E731
         case "blended":
             change = lambda image, k: 0.85 * image + 0.15 * other[k]  # noqa: E731
         case "compound":

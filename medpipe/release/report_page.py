@@ -56,7 +56,7 @@ def render(
     verdicts = list(report["verdicts"])
     fingerprints = {"cohort": record.content, **record.made_from["inputs"], **(fingerprints or {})}
     return _template().render(
-        title=about.title if about else "Synthetic cohort",
+        title=about.title if about else "Candidates of others" if record.facts.get("foreign") else "Synthetic cohort",
         about=about,
         facts=record.facts,
         size=" × ".join(str(side) for side in record.facts["shape"][1:]),

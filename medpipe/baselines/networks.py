@@ -34,6 +34,10 @@ class Baseline(Protocol):
         """Map latent vectors z ~ N(0, I) (N, LATENT) and conditions (N, K) to images (N, C, …) in [-1, 1]."""
         ...
 
+    def settle(self, clean: Tensor, conditions: Tensor) -> None:
+        """Measure on images (N, C, …) after training what sampling needs."""
+        ...
+
     def sampling(self) -> nn.Module:
         """Return the part that samples, with the weights to keep."""
         ...
@@ -62,7 +66,11 @@ def _with_maps(images: Tensor, conditions: Tensor) -> Tensor:
 
 
 class Autoencoder(nn.Module):
-    """A conditional VAE (Kingma and Welling 2014; Sohn et al. 2015) with the optimal variance of its pixels (Rybkin et al. 2021)."""
+    """A conditional VAE (Kingma and Welling 2014; Sohn et al. 2015) with the optimal variance of its pixels (Rybkin et al. 2021).
+
+    Its samples begin at a Gaussian that is fitted to the encoded training images (Ghosh et al. 2020, section 4), since where the
+    prior alone would begin, hardly any of them lie.
+    """
 
     def __init__(self, shape: tuple[int, ...], conditions: int) -> None:
         super().__init__()
@@ -72,13 +80,14 @@ class Autoencoder(nn.Module):
         self.encoder = Regressor((shape[0] + conditions, *shape[1:]), (2 * LATENT,), channels, strides, num_res_units=1)
         self.decoder = decoder(shape, conditions)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.0)
+        self.centre, self.factor, self.effects = torch.zeros(LATENT), torch.eye(LATENT), torch.zeros(conditions, LATENT)
 
     def step(self, clean: Tensor, conditions: Tensor, generator: torch.Generator) -> float:
         """Lower -ELBO = D/2·ln MSE + KL(q(z|x, c) ‖ N(0, I)), per image (Rybkin et al. 2021, eq. 6)."""
         mean, log_variance = self.encoder(_with_maps(clean, conditions)).chunk(2, dim=1)
         log_variance = log_variance.clamp(-12, 8)
         latent = mean + torch.randn(mean.shape, generator=generator) * (log_variance / 2).exp()
-        error = (self.sample(latent, conditions) - clean).square().mean()
+        error = (self._decoded(latent, conditions) - clean).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
         loss = clean[0].numel() / 2 * error.clamp_min(1e-8).log() + divergence
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,9 +96,23 @@ class Autoencoder(nn.Module):
         self.optimizer.step()
         return float(error.detach())
 
-    def sample(self, latent: Tensor, conditions: Tensor) -> Tensor:
-        """Return the mean image of z and c."""
+    def _decoded(self, latent: Tensor, conditions: Tensor) -> Tensor:
         return torch.tanh(self.decoder(torch.cat((latent, conditions), dim=1)))
+
+    @torch.no_grad()
+    def settle(self, clean: Tensor, conditions: Tensor) -> None:
+        """Fit the Gaussian that samples begin at to encoded images: how c moves its mean, what spread that leaves, their mean variance."""
+        parts = [self.encoder(_with_maps(clean[k : k + 256], conditions[k : k + 256])) for k in range(0, len(clean), 256)]
+        mean, log_variance = torch.cat(parts).double().chunk(2, dim=1)
+        given = torch.cat((torch.ones(len(clean), 1), conditions), dim=1).double()
+        effects = torch.linalg.solve(given.T @ given + 1e-3 * torch.eye(given.shape[1]), given.T @ mean)
+        spread = torch.cov((mean - given @ effects).T) + torch.diag(log_variance.clamp(-12, 8).exp().mean(dim=0))
+        self.centre, self.effects = effects[0].float(), effects[1:].float()
+        self.factor = torch.linalg.cholesky(spread).float()
+
+    def sample(self, latent: Tensor, conditions: Tensor) -> Tensor:
+        """Return the mean image of z, carried to the fitted Gaussian of c, and c."""
+        return self._decoded(self.centre + conditions @ self.effects + latent @ self.factor.T, conditions)
 
     def sampling(self) -> nn.Module:
         """Return the decoder."""
@@ -143,6 +166,9 @@ class Adversarial(nn.Module):
     @staticmethod
     def _made(net: nn.Module, latent: Tensor, conditions: Tensor) -> Tensor:
         return torch.tanh(net(torch.cat((latent, conditions), dim=1)))
+
+    def settle(self, clean: Tensor, conditions: Tensor) -> None:
+        """A GAN has nothing to measure."""
 
     def sample(self, latent: Tensor, conditions: Tensor) -> Tensor:
         """Return the image that the generator's average makes of z and c."""

@@ -87,8 +87,7 @@ class Recipe(Section):
     @property
     def side(self) -> int:
         """The number of which the images' sides have to be multiples: patch × halvings, of the autoencoder too where there is one."""
-        halvings = len(self.autoencoder.channels) - 1 if self.model.space == "latent" else 0
-        return sizes.side(self.model) << halvings
+        return sizes.side(self.model) * (self.autoencoder.factor if self.model.space == "latent" else 1)
 
     def settings(self, *sections: str) -> dict[str, Any]:
         """Return the named sections in JSON's types: what a verb puts in `made_from`."""

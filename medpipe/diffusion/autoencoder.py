@@ -83,7 +83,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images (N, C, …) of latents (N, c, …) as `encode` gives them, part by part."""
-        scale = factor(self.settings) ** self.dimensions
+        scale = self.settings.factor**self.dimensions
         return torch.cat([self._images(part * self._like(self.reach) + self._like(self.mean)) for part in self._parts(latents, scale)])
 
     def _latents(self, images: Tensor) -> Tensor:
@@ -139,11 +139,6 @@ def _network(settings: AutoencoderSettings, channels: int, dimensions: int) -> A
             )
         case _:
             assert_never(settings.kind)
-
-
-def factor(settings: AutoencoderSettings) -> int:
-    """Return by how much a side of the latents is shorter than that of the images."""
-    return 1 << (len(settings.channels) - 1)
 
 
 def save_to(folder: Path, autoencoder: Autoencoder) -> None:

@@ -140,7 +140,7 @@ def _encode(data: Dataset, autoencoder: Autoencoder, flip: bool, making: Making,
     index = data.index.set_index("row").loc[plan.rows].reset_index(drop=True)
     index.insert(0, "row", range(len(index)))
     index.to_parquet(out / "index.parquet", index=False)
-    by = autoencoders.factor(autoencoder.settings)
+    by = autoencoder.settings.factor
     shape = [autoencoder.settings.latent_channels, *(length // by for length in data.facts["shape"][1:])]
     store.create(out, len(index), tuple(shape), "uint16", shard=min(SHARD, len(index)))
     for rows in store.shards(out):

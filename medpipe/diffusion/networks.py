@@ -62,7 +62,7 @@ def planned(recipe: Recipe, facts: Mapping[str, Any]) -> Cost:
     """
     model, shape = recipe.model, list(facts["shape"])
     if model.space == "latent":
-        by = 2 ** (len(recipe.autoencoder.channels) - 1)
+        by = recipe.autoencoder.factor
         shape = [recipe.autoencoder.latent_channels, *(length // by for length in shape[1:])]
     width = conditioning.width(facts["classes"], facts["covariates"])
     maps = Maps(tuple(model.maps), shape[0], labels=(1,)).channels

@@ -13,7 +13,7 @@ from monai.metrics.regression import SSIMMetric
 from torch import Tensor
 from torch.nn import functional
 
-from medpipe.diffusion.autoencoder import Autoencoder, factor
+from medpipe.diffusion.autoencoder import Autoencoder
 from medpipe.errors import GateFailed
 from medpipe.images.transforms import Stored, to_model, to_stored
 from medpipe.settings import AutoencoderSettings
@@ -47,7 +47,7 @@ def measure(autoencoder: Autoencoder, stored: Stored) -> Reconstruction:
     return Reconstruction(
         images=len(real),
         psnr_db=psnr(made, real),
-        psnr_resampled_db=psnr(resampled(real, factor(autoencoder.settings)), real),
+        psnr_resampled_db=psnr(resampled(real, autoencoder.settings.factor), real),
         ssim=ssim(made, real),
         detail=energy(made) / max(energy(real), 1e-12),
         clipped=float((latents.abs() > 1).double().mean()),

@@ -84,6 +84,11 @@ class AutoencoderSettings(Section):
     detail_max: Annotated[float, Field(ge=1)] = 1.5
     """How much more fine detail than the images they may have, which is noise."""
 
+    @property
+    def factor(self) -> int:
+        """By how much a side of the latents is shorter than that of the images."""
+        return 1 << (len(self.channels) - 1)
+
 
 class TrainSettings(Section):
     """Training, counted in images."""

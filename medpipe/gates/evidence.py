@@ -41,6 +41,7 @@ def report(
     copied: copy_gate.Found,
     by_group: list[dict[str, Any]],
     tried: list[dict[str, Any]],
+    tables: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return `report.json`: every verdict and what it rests on, and what was not assessed."""
     cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
@@ -70,6 +71,7 @@ def report(
         "copy_detector": copied.detector,
         "gates_self_test": tried,
         "fairness": [row for row in by_group if row["assessed"]],
+        "tables": tables,
         "distributions": distributions.all_of(measured.train, measured.scored, real, measured.index, measured.covariates, cell),
         "composition": distributions.composition(real["label"], measured.index["label"], measured.classes, cell),
         "cohort": {name: value for name, value in cohort.items() if name not in ("cost", "covariates", "consent")},

@@ -1,90 +1,25 @@
-"""The heavy measurements of a Report, cut into jobs that any worker can do and any later run can find done.
+"""The heavy measurements of a Report, one function for each kind of Job.
 
-A job is paths and numbers. Its result is one file in the Report's scratch folder, so that a run that was killed repeats
-only what is missing. Each job computes on one thread: its numbers do not depend on the number of workers.
+Each computes on one thread: its numbers do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from medpipe import records, seeds, store
+from medpipe import seeds, store
 from medpipe.gates import alignment, copies, distributions, features, fidelity, selftest, utility
 from medpipe.gates.fidelity_gate import Sample
+from medpipe.gates.job import BLOCK, ENCODER, PLAN, Arrays, Job, cohort_images, found, numbers, save
 from medpipe.images.dataset import Dataset
-from medpipe.recipe import Recipe
-from medpipe.settings import GatesSettings
 from medpipe.threads import threads
-
-Arrays = Mapping[str, NDArray[Any]]
-Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed", "selftest"]
-BLOCK = 512
-"""Images in a job over many images."""
-PLAN = "plan"
-ENCODER = "encoder"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement: `what` is a split, a family of copies or an arm; `start` to `stop` its rows, or its number."""
-
-    kind: Kind
-    what: str
-    start: int
-    stop: int
-    cohort: Path
-    dataset: Path
-    state: Path
-    recipe: str
-    """The recipe as JSON."""
-
-    @property
-    def name(self) -> str:
-        return ENCODER if self.kind == "encoder" else f"{self.kind}-{self.what}-{self.start}"
-
-    @property
-    def settings(self) -> tuple[int, GatesSettings]:
-        """The seed and the gates section."""
-        recipe = Recipe.model_validate(json.loads(self.recipe))
-        return recipe.seed, recipe.gates
-
-
-def save(state: Path, name: str, arrays: Arrays) -> None:
-    """Write the result called `name`, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **dict(arrays))
-    records.write_bytes(state / f"{name}.npz", buffer.getvalue())
-
-
-def found(state: Path, name: str) -> dict[str, NDArray[Any]]:
-    """Read the result called `name`."""
-    with np.load(state / f"{name}.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def done(job: Job) -> bool:
-    """Say whether a run has done this job."""
-    return (job.state / f"{job.name}.npz").exists()
-
-
-def numbers(labels: pd.Series[Any], classes: list[str]) -> NDArray[np.int64]:
-    """Turn class names into their numbers, -1 where there is none (or it is not one of `classes`)."""
-    return np.asarray(labels.map({name: number for number, name in enumerate(classes)}).fillna(-1), dtype=np.int64)
-
-
-def cohort_images(cohort: Path, rows: NDArray[np.int64] | slice) -> store.Images:
-    """Read a range of the cohort's images, or those of `rows`."""
-    return np.asarray(store.open_array(cohort)[rows]) if isinstance(rows, slice) else store.read(cohort, rows)
 
 
 def perform(job: Job) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, jobs, plan, selftest, utility_gate
+from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, plan, selftest, utility_gate
 from medpipe.gates.fidelity_gate import Sample
-from medpipe.gates.jobs import Job
+from medpipe.gates.job import Job, found, numbers
 from medpipe.gates.verdict import Verdict
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -35,8 +35,8 @@ class Measured:
         self.known = known
         self.classes: list[str] = list(cohort.facts["classes"])  # none where candidates of others came without
         self.covariates: list[dict[str, Any]] = list(cohort.facts["covariates"])
-        self.real = jobs.numbers(data.index["label"], self.classes)
-        self.made = jobs.numbers(index["label"], self.classes)
+        self.real = numbers(data.index["label"], self.classes)
+        self.made = numbers(index["label"], self.classes)
         self.scored = plan.gathered(work, "score", "cohort")
         self.held = plan.gathered(work, "calibrate", "holdout")
         self.train = plan.gathered(work, "describe", "train")
@@ -97,13 +97,13 @@ class Measured:
     def arms(self) -> dict[str, list[NDArray[np.float32]]]:
         """Return the probabilities of the classifiers of each arm of the utility gate."""
         return {
-            what: [jobs.found(job.state, job.name)["probabilities"] for job in self.work if (job.kind, job.what) == ("utility", what)]
+            what: [found(job.state, job.name)["probabilities"] for job in self.work if (job.kind, job.what) == ("utility", what)]
             for what in ("real", "synthetic")
         }
 
     def self_test(self) -> tuple[Verdict | None, list[dict[str, Any]]]:
         """Judge the gates by the cohorts that were spoiled on purpose; return the verdict and a row for each."""
-        tried = {job.what: jobs.found(job.state, job.name) for job in self.work if job.kind == "selftest"}
+        tried = {job.what: found(job.state, job.name) for job in self.work if job.kind == "selftest"}
         rows = selftest.table({what: result["rejected_by"].tolist() for what, result in tried.items()})
         return selftest.assess(rows, max((int(result["n"]) for result in tried.values()), default=0)), rows
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from medpipe import seeds
 from medpipe.errors import InputError
-from medpipe.gates import copies, jobs, selftest
-from medpipe.gates.jobs import BLOCK, Job, Kind, numbers
+from medpipe.gates import copies, selftest
+from medpipe.gates.job import BLOCK, Job, Kind, found, numbers
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
 from medpipe.records import Record
@@ -131,9 +131,7 @@ def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
 
 def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:
     """Join the results of the blocks of one kind in the order of their rows; counts ("grey") are summed."""
-    results = [
-        jobs.found(job.state, job.name) for job in sorted(jobs_done, key=lambda job: job.start) if (job.kind, job.what) == (kind, what)
-    ]
+    results = [found(job.state, job.name) for job in sorted(jobs_done, key=lambda job: job.start) if (job.kind, job.what) == (kind, what)]
     names = results[0] if results else {}
     return {
         name: np.sum([r[name] for r in results], axis=0) if name == "grey" else np.concatenate([r[name] for r in results]) for name in names

@@ -24,7 +24,7 @@ from medpipe.gates import (
     jobs,
     plan,
 )
-from medpipe.gates.jobs import Job
+from medpipe.gates.job import PLAN, Job, done, save
 from medpipe.gates.measured import Measured
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.images.dataset import Dataset
@@ -50,8 +50,8 @@ def validate(
     Raises RecordError for an altered input, InputError where the two do not belong together. A failed gate is no error.
     """
     wanted = made_from(cohort, dataset, recipe)
-    if (done := records.finished(out, wanted)) is not None:
-        return done
+    if (report := records.finished(out, wanted)) is not None:
+        return report
     source, data = records.load(cohort, "Cohort", verify=True), Dataset.open(dataset, verify=True)
     plan.comparable(source, data.record)
     begun = time.monotonic()
@@ -59,7 +59,7 @@ def validate(
         index = pd.read_parquet(source.path / "index.parquet")
         known, holdout = plan.known_digests(data)
         rows = plan.parts(data, holdout, index, recipe.seed)
-        jobs.save(making.state, jobs.PLAN, rows)
+        save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         later = plan.second(source.path, data, making.state, recipe, rows)
         last = plan.third(source.path, data, making.state, recipe, rows)
@@ -73,10 +73,10 @@ def validate(
 def _run(phases: tuple[list[Job], ...], executor: Executor | None, progress: Progress) -> None:
     """Do the jobs of each phase; a phase needs the results of those before."""
     total = sum(len(phase) for phase in phases)
-    ready = sum(jobs.done(job) for phase in phases for job in phase)
+    ready = sum(done(job) for phase in phases for job in phase)
     progress("measure", ready, total)
     for phase in phases:
-        for _ in each(executor, jobs.perform, [job for job in phase if not jobs.done(job)]):
+        for _ in each(executor, jobs.perform, [job for job in phase if not done(job)]):
             ready += 1
             progress("measure", ready, total)
 
@@ -126,7 +126,8 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    report = evidence.report(measured, verdicts, copied, by_group, tried)
+    tables: list[dict[str, Any]] = []
+    report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
     pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})

@@ -210,6 +210,7 @@ def test_two_workers_and_a_killed_run_give_the_same_bytes(tmp_path: Path, key: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_series_of_a_head_whose_face_others_removed_is_not_passed_on_their_word(tmp_path: Path, key: Path, data_dir: Path) -> None:
     """Every fourth slice of a published series: too much of what lies in the face's place is left, so the check says no."""
     import tarfile

@@ -59,7 +59,7 @@ def test_a_latent_checkpoint_makes_images_of_the_datasets_form(
     assert {"autoencoder.safetensors", "autoencoder.parquet", "weights.safetensors", "gaussian.safetensors"} <= set(made.files)
     assert (made.facts["shape"], made.facts["dtype"]) == (list(shape), "uint16")
     assert made.facts["autoencoder"]["latent_shape"] == [2, *(side // 2 for side in shape[1:])]
-    assert made.facts["sigma_data"] == pytest.approx(0.2, rel=0.25), "a fifth of the reach, on the training split as a whole"
+    assert made.facts["sigma_data"] == pytest.approx(0.5, rel=0.25), "as images have it, on the training split as a whole"
     cohort = generate(made.path, tmp_path / "cohort", settings)
     images = store.read(cohort.path)
     assert (images.shape, images.dtype) == ((12, *shape), np.uint16)

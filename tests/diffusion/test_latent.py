@@ -185,6 +185,21 @@ def test_an_interrupted_encoding_makes_only_the_missing_shards(
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("shape", [(1, 16, 24), (2, 8, 8, 16)])
+def test_a_patch_stem_shortens_the_latents_and_gives_the_same_form_back(kind: str, shape: tuple[int, ...]) -> None:
+    autoencoder = built(kind, shape, patch=2)
+    images = torch.rand(3, *shape) * 2 - 1
+    autoencoder.measure(images)
+    latents_ = autoencoder.encode(images)
+    assert autoencoder.settings.factor == 4
+    assert latents_.shape == (3, 2, *(side // 4 for side in shape[1:]))
+    assert autoencoder.decode(latents_).shape == images.shape
+    made, penalty = autoencoder.train()(images, torch.Generator().manual_seed(0))
+    assert made.shape == images.shape
+    assert torch.isfinite(penalty)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_parts_change_nothing_but_the_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     autoencoder = built(kind)
     images = torch.rand(5, 1, 16, 16) * 2 - 1

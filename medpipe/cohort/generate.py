@@ -137,7 +137,10 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
 def _guide(weaker: Record, source: Record) -> Path:
     """Return the weaker Checkpoint, if it can guide the other: it has to know the same images and conditions."""
     one, other = (
-        (record.made_from["inputs"], *(checkpoints.open_model(record.path).get(key) for key in ("conditions", "maps", "data_mean", "stretch")))
+        (
+            record.made_from["inputs"],
+            *(checkpoints.open_model(record.path).get(key) for key in ("conditions", "maps", "data_mean", "stretch")),
+        )
         for record in (weaker, source)
     )
     if one != other:

@@ -137,7 +137,10 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
 def _guide(weaker: Record, source: Record) -> Path:
     """Return the weaker Checkpoint, if it can guide the other: it has to know the same images and conditions."""
     one, other = (
-        (record.made_from["inputs"], *(checkpoints.open_model(record.path).get(key) for key in ("conditions", "maps", "data_mean")))
+        (
+            record.made_from["inputs"],
+            *(checkpoints.open_model(record.path).get(key) for key in ("conditions", "maps", "data_mean", "stretch")),
+        )
         for record in (weaker, source)
     )
     if one != other:
@@ -200,7 +203,7 @@ def sample_shard(shard: Shard) -> int:
                 high=settings.guidance_high or math.inf,
             )
             drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
-            made = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
+            made = decoder.decode(drawn.float()).cpu().numpy()
             if not np.isfinite(made).all():
                 raise MedpipeError(
                     f"samples {shard.start + first} to {shard.start + last} are not numbers: the Checkpoint is broken, train again"

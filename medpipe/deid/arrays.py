@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ def write(source: Path, out: Path, recipe: Recipe, names: Pseudonyms, standing: 
     dtype, offset, factor = arrays.scaling(source, layout, used)
     image_bytes = int(np.prod(layout.image_shape)) * np.dtype(dtype).itemsize
     shard = max(1, min(512, SHARD_BYTES // image_bytes))
-    store.create(out, len(images), layout.image_shape, dtype, shard=shard)
+    store.create(out, len(images), layout.image_shape, dtype, shard=shard, masks=layout.masked)
     done = 0
-    for block in _blocks(arrays.images(source, layout, used), shard):
+    drawn = _blocks(arrays.masks(source, layout, used), shard) if layout.masked else repeat(None)
+    for block, masks in zip(_blocks(arrays.images(source, layout, used), shard), drawn, strict=False):
         stored = block if block.dtype == dtype else np.rint((block.astype(np.float64) + offset) * factor).astype(dtype)
-        store.write_shard(out, range(done, done + len(block)), stored)
+        store.write_shard(out, range(done, done + len(block)), stored, masks)
         done += len(block)
         progress("read arrays", done, len(images))
     schema = pa.schema(
@@ -85,7 +87,7 @@ def _facts(layout: Layout, rows: dict[str, list[Any]], recipe: Recipe, dtype: st
         "classes": list(recipe.source.classes) or sorted(found, key=lambda name: (len(name), name) if name.isdigit() else (99, name)),
         "continuous": list(recipe.source.continuous),
         "categorical": list(recipe.source.categorical),
-        "masks": False,
+        "masks": layout.masked,
         "labelled": sum(label is not None for label in rows["label"]),
         "shape": list(layout.image_shape),
         "dtype": dtype,

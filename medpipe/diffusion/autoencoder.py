@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from medpipe import records
+from medpipe.diffusion.network import fold, unfold
 from medpipe.errors import RecordError
 from medpipe.settings import AutoencoderSettings
 
@@ -39,13 +41,13 @@ class Autoencoder(nn.Module):
     def __init__(self, settings: AutoencoderSettings, channels: int, dimensions: int) -> None:
         super().__init__()
         self.settings, self.dimensions = settings, dimensions
-        self.network = _network(settings, channels, dimensions)
+        self.network = _network(settings, channels * settings.patch**dimensions, dimensions)
         self.register_buffer("mean", torch.zeros(settings.latent_channels))
         self.register_buffer("reach", torch.ones(settings.latent_channels))
 
     def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return reconstructions (N, C, …) as training sees them and the penalty on the latents (KL divergence, or commitment)."""
-        encoded = self.network.encode(images)
+        encoded = self.network.encode(fold(images, self.settings.patch))
         if self.settings.kind == "vq":
             with torch.autocast(images.device.type, enabled=False):  # MONAI forbids it on GPUs only, and codes need exact distances
                 latents, penalty = self.network.quantize(encoded.float())
@@ -53,14 +55,14 @@ class Autoencoder(nn.Module):
             mean, deviation = (part.float() for part in encoded)
             latents = mean + deviation * torch.randn(mean.shape, generator=generator).to(mean.device)
             penalty = (mean.square() + deviation.square() - 1).mean() / 2 - deviation.log().mean()
-        return self.network.decode(latents).float(), penalty
+        return unfold(self.network.decode(latents), self.settings.patch).float(), penalty
 
     @torch.no_grad()
     def begin(self, images: Tensor, generator: torch.Generator) -> None:
         """Take the first codes from encoded `images`: codes far from every latent would never be used."""
         if self.settings.kind != "vq":
             return
-        flat = self.network.encode(images).movedim(1, -1).flatten(0, -2)
+        flat = self.network.encode(fold(images, self.settings.patch)).movedim(1, -1).flatten(0, -2)
         codes = flat[torch.randint(len(flat), (self.settings.codes,), generator=generator).to(flat.device)]
         quantizer = self.network.quantizer.quantizer
         quantizer.embedding.weight.copy_(codes + 0.01 * flat.std() * torch.randn(codes.shape, generator=generator).to(codes.device))
@@ -88,14 +90,14 @@ class Autoencoder(nn.Module):
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            encoded = self.network.encode(images)
+            encoded = self.network.encode(fold(images, self.settings.patch))
         latents: Tensor = encoded if self.settings.kind == "vq" else encoded[0]
         return latents
 
     def _images(self, latents: Tensor) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            images: Tensor = self.network.decode(self.network.quantize(latents)[0] if self.settings.kind == "vq" else latents)
-        return images
+            drawn = self.network.decode(self.network.quantize(latents)[0] if self.settings.kind == "vq" else latents)
+        return unfold(drawn, self.settings.patch)
 
     def _like(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *[1] * self.dimensions)
@@ -160,18 +162,24 @@ def open_autoencoder(folder: Path, latent: Mapping[str, Any], device: str = "cpu
     return autoencoder.to(device).eval().requires_grad_(False)
 
 
-class Pixels:
-    """What `decode` is without an autoencoder: samples are images already."""
+@dataclass(frozen=True)
+class Decoder:
+    """What turns samples of a Checkpoint's denoiser into images in [-1, 1]: the way of training images, backwards."""
+
+    mean: float
+    stretch: float
+    autoencoder: Autoencoder | None
 
     def decode(self, samples: Tensor) -> Tensor:
-        """Return the samples."""
-        return samples
+        """Return the images (N, C, …) of `samples`, of any device."""
+        stored = samples / self.stretch + self.mean
+        return stored if self.autoencoder is None else self.autoencoder.decode(stored)
 
 
-def open_decoder(folder: Path, model: Mapping[str, Any], device: str = "cpu") -> Autoencoder | Pixels:
-    """Open what turns samples of a Checkpoint's denoiser into images in [-1, 1]."""
+def open_decoder(folder: Path, model: Mapping[str, Any], device: str = "cpu") -> Decoder:
+    """Open the decoder of the Checkpoint at `folder`, whose `model.json` is `model`."""
     latent = model.get("latent")
-    return Pixels() if latent is None else open_autoencoder(folder, latent, device)
+    return Decoder(model["data_mean"], model.get("stretch", 1.0), None if latent is None else open_autoencoder(folder, latent, device))
 
 
 def image_form(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class Split:
 
     reader: Reader
     mean: float
+    stretch: float
+    """What images are multiplied by, their mean taken off: 1 but for latents, which are stored in a narrower range."""
     vectors: Tensor
     """Condition vectors (N, K) of its images."""
     labels: list[str | None]
@@ -87,13 +89,13 @@ class Split:
     """Label maps (N, 1, …) of its images as they are stored, where the network is given masks."""
 
     def __getitem__(self, places: Tensor | Places) -> Tensor:
-        """Return the images (n, C, …) at `places`, their mean taken off."""
-        return centred(self.reader.take(np.asarray(places)), self.mean)
+        """Return the images (n, C, …) at `places` as the network sees them."""
+        return centred(self.reader.take(np.asarray(places)), self.mean, self.stretch)
 
 
-def centred(stored: Images, mean: float) -> Tensor:
-    """Return stored images as the network sees them."""
-    return torch.from_numpy(to_model(stored)) - mean
+def centred(stored: Images, mean: float, stretch: float) -> Tensor:
+    """Return stored images as the network sees them; the decoder of a Checkpoint undoes it."""
+    return (torch.from_numpy(to_model(stored)) - mean) * stretch
 
 
 @dataclass(frozen=True)

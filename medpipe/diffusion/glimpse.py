@@ -41,7 +41,7 @@ def draw(denoiser: Denoiser, model: dict[str, Any], folder: Path, seed: int, dev
         blank = maps.join(start.shape, {})
         denoise = guided(denoiser, vectors.to(device), 1.0, maps=None if blank is None else blank.to(device))
         drawn = samplers.dpmpp_2m(denoise, start.to(device), sigmas, _none)
-        made = decoder.decode(drawn.float() + model["data_mean"]).cpu().numpy()
+        made = decoder.decode(drawn.float()).cpu().numpy()
         pictures[name] = to_stored(np.nan_to_num(made), dtype)
     return preview.grid(pictures, COLUMNS)
 

@@ -81,6 +81,11 @@ def prepare(data: Dataset, recipe: Recipe, making: Making, progress: Progress) -
     return Dataset.open(folder), unmirrored
 
 
+def stretch(data: Dataset) -> float:
+    """Return what brings the values of `data` to a spread of 0.5, for which the recipe's noise levels are meant; images have it."""
+    return autoencoders.REACH / 2 if "latent" in data.facts else 1.0
+
+
 def described(data: Dataset) -> dict[str, Any]:
     """Return what `model.json` has to say so that samples on `data` become images: nothing where they are images."""
     return {"latent": data.facts["latent"]} if "latent" in data.facts else {}

@@ -96,6 +96,8 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
     maps = Maps.fit(recipe.model, data.facts["shape"], masks)
     parts = world.gathered(reader.totals(world.rank, world.size))
     measured = scale((sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)), reader.largest)
+    stretch = latents.stretch(data)
+    measured |= {"stretch": stretch, "sigma_data": measured["sigma_data"] * stretch}
     facts = {
         key: data.facts.get(key)
         for key in ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "patient_orientation", "modality", "licence")
@@ -115,12 +117,12 @@ def _begin(data: Dataset, folder: Path, recipe: Recipe, world: World) -> Trainin
         | latents.described(data)
     )
     labels = [str(label) if label is not None else None for label in index.loc[rows, "label"]]
-    split = Split(reader, measured["data_mean"], conditions.encode(index.loc[rows], unseen="hide"), labels, masks)
+    split = Split(reader, measured["data_mean"], stretch, conditions.encode(index.loc[rows], unseen="hide"), labels, masks)
     some = data.rows("validation")[:VALIDATION_IMAGES]
     stored = data.images(some)
     drawn = torch.from_numpy(data.masks(some)) if masked else None
     vectors = conditions.encode(index.loc[some], unseen="hide")
-    validation = Fixed(lambda: centred(stored, measured["data_mean"]), vectors, drawn)
+    validation = Fixed(lambda: centred(stored, measured["data_mean"], stretch), vectors, drawn)
     return Training(recipe, folder, model, split, validation, world)
 
 

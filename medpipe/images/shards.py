@@ -152,11 +152,14 @@ def _attempt(instances: Sequence[str], read: Callable[[], Image], settings: Imag
 
 def _from_arrays(part: Part) -> Iterator[_Ready | Outcome]:
     block = np.asarray(store.open_array(part.collection)[part.rows.start : part.rows.stop])
+    rows, masked = slice(part.rows.start, part.rows.stop), store.has(part.collection, "mask")
+    drawn = np.asarray(store.open_array(part.collection, "mask")[rows]) if masked else [None] * len(block)
     aspect = (1.0,) * (block.ndim - 2)
     to = transforms.step(block.shape[2:], aspect, part.settings.size)
-    for uid, pixels in zip(part.instances, block, strict=True):
+    for uid, pixels, labels in zip(part.instances, block, drawn, strict=True):
         try:
-            yield _Ready(uid, on_grid(pixels, None, aspect, to, part.settings), None, None)
+            mask = None if labels is None else transforms.fit_nearest(labels, aspect, part.settings.size, to)
+            yield _Ready(uid, on_grid(pixels, None, aspect, to, part.settings), mask, None)
         except Rejected as rejected:
             yield Outcome(uid, rejected.reason.name)
 

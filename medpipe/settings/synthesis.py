@@ -53,6 +53,8 @@ class AutoencoderSettings(Section):
     """Latents held near a Gaussian by a small KL term, or rounded to a codebook when they are decoded."""
     channels: Annotated[list[Positive], Field(min_length=2)] = [16, 32, 32]
     """Channels at each resolution, finest first; every entry after the first halves the sides."""
+    patch: Literal[1, 2, 4] = 1
+    """Pixels of a side that are folded into channels first: the finest resolution is what costs, above 64 pixels most of all."""
     blocks: Positive = 1
     """Residual blocks at each resolution."""
     latent_channels: Positive = 4
@@ -87,7 +89,7 @@ class AutoencoderSettings(Section):
     @property
     def factor(self) -> int:
         """By how much a side of the latents is shorter than that of the images."""
-        return 1 << (len(self.channels) - 1)
+        return self.patch << (len(self.channels) - 1)
 
 
 class TrainSettings(Section):

@@ -2,7 +2,8 @@
 
 MedMNIST's form has `{train,val,test}_images` and `{train,val,test}_labels`; the plain form has `images`, and may have
 `labels`, `source_index` (the order in which neighbouring rows may show one patient) and `patients`. Images are grey
-(N, H, W) or (N, D, H, W), or in colour with a last axis of 3. Nothing is ever unpickled.
+(N, H, W) or (N, D, H, W), or in colour with a last axis of 3. Either form may have `masks` (N, H, W) or (N, D, H, W): label maps
+of whole numbers from 0, which is background, to 255. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Layout:
     def rows(self) -> int:
         return sum(rows for _, _, rows in self.parts)
 
+    @property
+    def masked(self) -> bool:
+        """Whether label maps lie beside the images."""
+        return any(f"{prefix}masks" in self.names for prefix, _, _ in self.parts)
+
 
 def check(source: Path) -> None:
     """Refuse what is not a .npz file; quick."""
@@ -72,6 +78,7 @@ def layout(source: Path) -> Layout:
         raise InputError("the images are stored as Python objects, which are never unpickled: store them as one array of numbers")
     if len(space) not in (2, 3) or min(space, default=0) < 1:
         raise InputError(f"the images have the shape {(None, *shape)}: (N, H, W), (N, D, H, W), or either with a last axis of 3 is needed")
+    _masks_fit(headers, [prefix for prefix, _ in parts], space)
     if dtype.kind not in "uif" or (dtype.kind in "ui" and dtype.name not in INTEGERS):
         raise InputError(f"the images are stored as {dtype.name}: store {', '.join(INTEGERS)}, or floats from 0 to 1 or 0 to 255")
     counted = tuple((prefix, split, headers[f"{prefix}images"][0][0]) for prefix, split in parts)
@@ -97,6 +104,21 @@ def _matching(headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], prefix:
             )
         if shape[1:] not in ((), (1,)):
             raise InputError(f"'{prefix}{name}' has the shape {shape}: one value for each image is needed (no multiple labels)")
+
+
+def _masks_fit(headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], prefixes: list[str], space: tuple[int, ...]) -> None:
+    """Check that the label maps, where there are any, are of all splits and of the images' form."""
+    there = [prefix for prefix in prefixes if f"{prefix}masks" in headers]
+    missing = sorted(set(prefixes) - set(there))
+    if there and missing:
+        raise InputError(f"'{missing[0]}masks' is missing, and other splits have it: give it for all or for none")
+    for prefix in there:
+        shape, dtype = headers[f"{prefix}masks"]
+        rows = headers[f"{prefix}images"][0][0]
+        if shape != (rows, *space):
+            raise InputError(f"'{prefix}masks' has the shape {shape} and the images need {(rows, *space)}: give each image its label map")
+        if dtype.kind not in "uib":
+            raise InputError(f"'{prefix}masks' is stored as {dtype.name}: whole numbers from 0 to 255 are needed")
 
 
 def _headers(source: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -135,6 +157,17 @@ def images(source: Path, layout: Layout, used: NDArray[np.bool_]) -> Iterator[Va
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise InputError(f"'{prefix}images' holds NaN or infinite values: replace or drop those images")
         yield np.moveaxis(values, -1, 1) if layout.colour else values[:, None]
+
+
+def masks(source: Path, layout: Layout, used: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the label maps (n, 1, …) of each split, of the rows `used`; raises InputError for a number beyond 0 to 255."""
+    start = 0
+    for prefix, _, rows in layout.parts:
+        keep, start = used[start : start + rows], start + rows
+        values = _array(source, f"{prefix}masks")[keep]
+        if values.size and values.dtype != np.bool_ and (values.min() < 0 or values.max() > 255):
+            raise InputError(f"'{prefix}masks' holds numbers beyond 0 to 255: number the labels from 1, with 0 for the background")
+        yield values[:, None].astype(np.uint8)
 
 
 def scaling(source: Path, layout: Layout, used: NDArray[np.bool_]) -> tuple[str, float, float]:

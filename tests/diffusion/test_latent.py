@@ -59,7 +59,7 @@ def test_a_latent_checkpoint_makes_images_of_the_datasets_form(
     assert {"autoencoder.safetensors", "autoencoder.parquet", "weights.safetensors", "gaussian.safetensors"} <= set(made.files)
     assert (made.facts["shape"], made.facts["dtype"]) == (list(shape), "uint16")
     assert made.facts["autoencoder"]["latent_shape"] == [2, *(side // 2 for side in shape[1:])]
-    assert made.facts["sigma_data"] == pytest.approx(0.2, rel=0.25), "a fifth of the reach, on the training split as a whole"
+    assert made.facts["sigma_data"] == pytest.approx(0.5, rel=0.25), "as images have it, on the training split as a whole"
     cohort = generate(made.path, tmp_path / "cohort", settings)
     images = store.read(cohort.path)
     assert (images.shape, images.dtype) == ((12, *shape), np.uint16)
@@ -182,6 +182,21 @@ def test_an_interrupted_encoding_makes_only_the_missing_shards(
     monkeypatch.setattr(latents, "_encode_shard", lambda *given: (encode(*given), made.append(given[-1])))
     assert train(source, tmp_path / "cut", settings).content == whole.content
     assert len(set(made)) == len(made) > len(first), "no shard was made twice"
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("shape", [(1, 16, 24), (2, 8, 8, 16)])
+def test_a_patch_stem_shortens_the_latents_and_gives_the_same_form_back(kind: str, shape: tuple[int, ...]) -> None:
+    autoencoder = built(kind, shape, patch=2)
+    images = torch.rand(3, *shape) * 2 - 1
+    autoencoder.measure(images)
+    latents_ = autoencoder.encode(images)
+    assert autoencoder.settings.factor == 4
+    assert latents_.shape == (3, 2, *(side // 4 for side in shape[1:]))
+    assert autoencoder.decode(latents_).shape == images.shape
+    made, penalty = autoencoder.train()(images, torch.Generator().manual_seed(0))
+    assert made.shape == images.shape
+    assert torch.isfinite(penalty)
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])

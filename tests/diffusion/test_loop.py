@@ -197,7 +197,7 @@ def test_processes_compute_a_step_in_equally_many_parts_and_every_image_once(
 ) -> None:
     data = Dataset.open(dataset().path)
     rows = data.rows("train")
-    split = Split(Reader(data.record.path, rows, 0, 32, 16), 0.1, torch.arange(len(rows))[:, None].float(), [None] * len(rows))
+    split = Split(Reader(data.record.path, rows, 0, 32, 16), 0.1, 1.0, torch.arange(len(rows))[:, None].float(), [None] * len(rows))
     settings = recipe(train={"microbatch": microbatch, "batch": 32})
     worlds = [World(rank, processes) for rank in range(processes)]
     made = [Batches(split, Conditions(()), Maps((), 1), settings, world).make(64, count) for world in worlds]

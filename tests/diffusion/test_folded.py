@@ -135,7 +135,8 @@ def test_a_cohort_is_the_same_either_way_but_for_rounding(
 ) -> None:
     settings = recipe(cohort={"batch": 32, "images": 32, "shard": 32})
     source = dataset()
-    made = train(source.path, tmp_path / "checkpoint", settings)
+    with torch.enable_grad():
+        made = train(source.path, tmp_path / "checkpoint", settings)
     one = generate(made.path, tmp_path / "one", settings)
     monkeypatch.setattr(folded, "works", lambda *_: False)
     other = generate(made.path, tmp_path / "other", settings)

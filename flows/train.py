@@ -13,7 +13,7 @@ from tasks import stages
 
 @flow(name="train", flow_run_name="train {recipe.name}", persist_result=False)
 @spoken
-def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | None = None) -> Path:
+def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | None = None, teacher: Path | None = None) -> Path:
     """Make (or find) the Checkpoint trained on a Dataset; an interrupted training goes on from its last state.
 
     Args:
@@ -21,5 +21,6 @@ def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | No
         workspace: Folder of the workspace; its records lie in it by kind. A second run goes on in it.
         recipe: Every setting of the run; the sentence under a field says what it does.
         ledger_file: File of the consent ledger on the worker's machine; empty means that of the workspace.
+        teacher: Folder of a Checkpoint of this Dataset, to make a student of it that samples in few evaluations; empty trains on images.
     """
-    return stages.train(dataset, workspace, recipe, ledger_file)
+    return stages.train(dataset, workspace, recipe, ledger_file, teacher)

@@ -90,10 +90,18 @@ def preprocess(workspace: Path, collection: Path, recipe: Recipe, executor: Exec
     return preprocess_.preprocess(collection, place, recipe, executor=executor, progress=progress)
 
 
-def train(workspace: Path, dataset: Path, recipe: Recipe, progress: Progress = silent, ledger: Path | None = None) -> Record:
-    """Make (or find) the Checkpoint trained on `dataset` in `workspace`."""
-    place = train_.made_from(dataset, recipe).place(workspace)
-    return train_.train(dataset, place, recipe, ledger_file=ledger or ledgers.place(workspace), progress=progress)
+def train(
+    workspace: Path,
+    dataset: Path,
+    recipe: Recipe,
+    progress: Progress = silent,
+    ledger: Path | None = None,
+    teacher: Path | None = None,
+) -> Record:
+    """Make (or find) the Checkpoint trained on `dataset` in `workspace`, or the student of a `teacher` that was."""
+    place = train_.made_from(dataset, recipe, teacher).place(workspace)
+    book = ledger or ledgers.place(workspace)
+    return train_.train(dataset, place, recipe, teacher=teacher, ledger_file=book, progress=progress)
 
 
 def generate(

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     images = "make a Collection of DICOM files or an .npz"
     _verb(commands, "deidentify", verbs.deidentify, images, ("source",), ("source", "deid", "consent", "compute"))
     _verb(commands, "preprocess", verbs.preprocess, "make a Dataset of a Collection", ("collection",), ("source", "images", "compute"))
-    of_training = ("model", "autoencoder", "train", "consent", "compute")
+    of_training = ("model", "autoencoder", "train", "distill", "consent", "compute")
     _verb(commands, "train", verbs.train, "train a denoiser on a Dataset", ("dataset",), of_training)
     _verb(commands, "generate", verbs.generate, "sample a Cohort from a Checkpoint", ("checkpoint",), ("cohort", "compute"))
     _verb(commands, "validate", verbs.validate, "judge a Cohort against a Dataset", ("cohort", "dataset"), ("gates", "compute"))
@@ -179,6 +179,9 @@ def _verb(
     if name == "deidentify":
         text = "Collection made of this source before: what has not changed since is taken from it"
         verb.add_argument("--earlier", type=Path, metavar="COLLECTION", help=text)
+    if name == "train":
+        text = "Checkpoint of this Dataset, to make a student of it that samples in few evaluations (distill.*)"
+        verb.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=text)
     if name == "generate":
         text = "Dataset of the Checkpoint, or folder with images.zarr, .npy or .png files, for a model with masks"
         verb.add_argument("--masks", type=Path, metavar="PATH", help=text)

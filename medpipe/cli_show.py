@@ -52,7 +52,8 @@ def trained(record: Record) -> str:
         "gap": ", as the gap to the validation split grew beyond train.stop_gap",
     }
     pace = f"{cost['seconds']:,.0f} s, {cost['images_per_s']:,.0f} images/s"
-    return f"trained  {facts['images']:,} images in {pace}{ends[facts['ended_by']]}; {memory}; {', '.join(how)}"
+    what = "jumps of a student" if "student" in facts else "images"
+    return f"trained  {facts['images']:,} {what} in {pace}{ends[facts['ended_by']]}; {memory}; {', '.join(how)}"
 
 
 def ending(record: Record, workspace: Path) -> None:

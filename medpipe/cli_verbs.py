@@ -100,14 +100,15 @@ def train(arguments: argparse.Namespace) -> int:
     def announced(what: str, done: int, total: int) -> None:
         """Show what the network costs when training begins, which is after everything that may be refused."""
         nonlocal said
-        if not said:
+        if not said and arguments.teacher is None:
             facts = records.load(arguments.dataset, "Dataset").facts
             cli_show.console().print(f"{recipe.model.network}: {planned(recipe, facts)}")
         said = True
         progress(what, done, total)
 
     with bars() as progress:
-        record = train(arguments.dataset, arguments.out, recipe, ledger_file=named(arguments.ledger), progress=announced)
+        given = {"teacher": arguments.teacher, "ledger_file": named(arguments.ledger)}
+        record = train(arguments.dataset, arguments.out, recipe, **given, progress=announced)
     cli_show.console().print(cli_show.trained(record), soft_wrap=True)
     return done(record)
 

@@ -21,6 +21,7 @@ from medpipe.settings import (
     ComputeSettings,
     ConsentSettings,
     DeidSettings,
+    DistillSettings,
     GatesSettings,
     ImagesSettings,
     ModelSettings,
@@ -45,6 +46,7 @@ class Recipe(Section):
     model: ModelSettings = ModelSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     train: TrainSettings = TrainSettings()
+    distill: DistillSettings = DistillSettings()
     cohort: CohortSettings = CohortSettings()
     gates: GatesSettings = GatesSettings()
     release: ReleaseSettings = ReleaseSettings()
@@ -102,6 +104,7 @@ SECTIONS: tuple[str, ...] = (
     "model",
     "autoencoder",
     "train",
+    "distill",
     "cohort",
     "gates",
     "release",

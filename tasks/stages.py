@@ -90,12 +90,12 @@ def preprocess(collection: Path, workspace: Path, recipe: Recipe) -> Path:
 
 
 @stage("train", timeout_h=24 * 14, tags=("device",))
-def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | None = None) -> Path:
-    """Make (or find) the Checkpoint trained on a Dataset."""
+def train(dataset: Path, workspace: Path, recipe: Recipe, ledger_file: Path | None = None, teacher: Path | None = None) -> Path:
+    """Make (or find) the Checkpoint trained on a Dataset, or the student of a teacher that was."""
     from medpipe import chain
 
     with worded(), progress_artifacts("train") as progress:
-        record = chain.train(workspace, dataset, recipe, progress, chain.key_files(workspace, ledger=ledger_file).ledger)
+        record = chain.train(workspace, dataset, recipe, progress, chain.key_files(workspace, ledger=ledger_file).ledger, teacher)
         artifacts.checkpoint(record)
     return _told(record)
 

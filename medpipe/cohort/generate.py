@@ -23,10 +23,11 @@ import torch
 from medpipe import __version__, records, store
 from medpipe.cohort import masks as masks_
 from medpipe.cohort import plan
-from medpipe.diffusion import autoencoder, gaussian, samplers
+from medpipe.diffusion import autoencoder, gaussian
 from medpipe.diffusion import checkpoint as checkpoints
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.folded import folded
 from medpipe.diffusion.guidance import guided
 from medpipe.diffusion.maps import Maps
 from medpipe.errors import InputError, MedpipeError
@@ -118,6 +119,7 @@ def generate(
 def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, state: Path) -> dict[str, Any]:
     """Write the cohort's table, its masks, its empty store and the copies of what it came from."""
     model = checkpoints.open_model(source.path)
+    plan.sampling(recipe.cohort, model)  # refuses what a student was not trained for
     if masks is not None and "mask" not in _kinds(model):
         raise InputError(f"the Checkpoint takes no masks: train one with 'mask' in model.maps, or give none of {masks}")
     for name in (checkpoints.MODEL, checkpoints.CURVE):
@@ -174,18 +176,17 @@ def sample_shard(shard: Shard) -> int:
     asked = Conditions.from_json(model["conditions"])
     conditions = asked.encode(table)
     moments = gaussian.load(shard.checkpoint, model["covariances"]) if settings.start == "gaussian" else None
-    sigmas = plan.levels(settings)
-    highest = plan.highest(settings)
-    sample = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
+    way = plan.sampling(settings, model)
+    highest = float(way.sigmas[0])
     dtype = devices.precision(model["precision"], device)
     maps, drawn_to = Maps.from_json(model.get("maps"), model["shape"][0]), shard.out / records.STATE / MASKS
     masks = np.load(drawn_to, mmap_mode="r")[shard.start : shard.stop].copy() if drawn_to.exists() else None
     form = autoencoder.image_form(model)
     images = np.empty((shard.stop - shard.start, *form["shape"]), dtype=form["dtype"])
     with threads(1), torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        denoiser = checkpoints.open_denoiser(shard.checkpoint, device, settings.ema_width)
+        denoiser = folded(checkpoints.open_denoiser(shard.checkpoint, device, settings.ema_width), dtype)
         decoder = autoencoder.open_decoder(shard.checkpoint, model, device)
-        weaker = None if shard.weaker is None else checkpoints.open_denoiser(shard.weaker, device)
+        weaker = None if shard.weaker is None else folded(checkpoints.open_denoiser(shard.weaker, device), dtype)
         for first in range(0, len(images), settings.batch):
             last = min(first + settings.batch, len(images))
             noise = plan.Draws(recipe.seed, range(shard.start + first, shard.start + last), tuple(model["shape"]))
@@ -196,13 +197,13 @@ def sample_shard(shard: Shard) -> int:
             denoise = guided(
                 denoiser,
                 conditions[first:last].to(device),
-                settings.guidance,
+                way.guidance,
                 maps=None if given is None else given.to(device),
                 weaker=weaker,
                 low=settings.guidance_low,
                 high=settings.guidance_high or math.inf,
             )
-            drawn = sample(denoise, begun.to(device), sigmas, partial(_fresh, noise, device))
+            drawn = way.sampler(denoise, begun.to(device), way.sigmas, partial(_fresh, noise, device))
             made = decoder.decode(drawn.float()).cpu().numpy()
             if not np.isfinite(made).all():
                 raise MedpipeError(
@@ -224,13 +225,9 @@ def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> 
     return (
         {key: model[key] for key in copied}
         | form
+        | dict(plan.sampling(settings, model).said)
         | {
             "images": settings.images,
-            "sampler": settings.sampler,
-            "start": settings.start,
-            "steps": settings.steps,
-            "evaluations": plan.evaluations(settings),
-            "guidance": settings.guidance,
             "masks": bool(store.has(out, "mask")),
             "composition": settings.composition,
             "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,7 +13,11 @@ import torch
 from medpipe import seeds
 from medpipe.diffusion import conditioning, samplers, schedules
 from medpipe.diffusion.conditioning import Conditions
+from medpipe.diffusion.student import Student
 from medpipe.settings import CohortSettings
+
+STEPS = 10
+"""Of the solver, where the recipe leaves them open."""
 
 
 def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:
@@ -32,12 +38,12 @@ def highest(settings: CohortSettings) -> float:
 
 def levels(settings: CohortSettings) -> torch.Tensor:
     """Return the noise levels that samples pass, the last of them 0."""
-    return schedules.schedule(settings.schedule, settings.steps, settings.sigma_min, highest(settings))
+    return schedules.schedule(settings.schedule, settings.steps or STEPS, settings.sigma_min, highest(settings))
 
 
 def evaluations(settings: CohortSettings) -> int:
     """Return the network evaluations that a sample costs: each is two where guidance acts."""
-    once = samplers.evaluations(settings.sampler, settings.steps)
+    once = samplers.evaluations(settings.sampler, settings.steps or STEPS)
     if settings.guidance == 1:
         return once
     sigmas = levels(settings)[:-1]
@@ -46,6 +52,31 @@ def evaluations(settings: CohortSettings) -> int:
     if settings.sampler == "heun":  # every level but the first is where a step ends, too
         each[1:] = 2
     return once + int(each[guided].sum())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples of one Checkpoint are drawn."""
+
+    sampler: samplers.Sampler
+    sigmas: torch.Tensor
+    """Noise levels that samples pass, the last of them 0."""
+    guidance: float
+    """Strength of guidance on the way; 1 where a student has learned it with its trajectories."""
+    said: Mapping[str, Any]
+    """What a Cohort says of it."""
+
+
+def sampling(settings: CohortSettings, model: Mapping[str, Any]) -> Sampling:
+    """Return how the Checkpoint of `model` is sampled; raises InputError where a student was not trained for what is asked."""
+    said: dict[str, Any] = {"sampler": settings.sampler, "start": settings.start, "guidance": settings.guidance}
+    if (student := Student.of(model)) is None:
+        sampler = samplers.sampler(settings.sampler, eta=settings.eta, churn=settings.churn)
+        said |= {"steps": settings.steps or STEPS, "evaluations": evaluations(settings)}
+        return Sampling(sampler, levels(settings), settings.guidance, said)
+    student.check(settings)
+    said |= {"sampler": "student", "steps": student.evaluations, "evaluations": student.evaluations}
+    return Sampling(samplers.sampler("euler"), torch.tensor(student.sigmas, dtype=torch.float64), 1.0, said)
 
 
 class Draws:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from medpipe import __version__, consent, records
-from medpipe.diffusion import augment, checkpoint, conditioning, curve, gaussian, latents, launch, networks
+from medpipe.diffusion import augment, checkpoint, conditioning, curve, distill, gaussian, latents, launch, networks
 from medpipe.diffusion.batches import Split, centred
 from medpipe.diffusion.distributed import World
 from medpipe.diffusion.loop import Fixed, Training, best
@@ -30,15 +30,29 @@ from medpipe.threads import threads
 VALIDATION_IMAGES = 256
 
 
-def made_from(dataset: Path, recipe: Recipe) -> MadeFrom:
-    """Say what the Checkpoint would be made from."""
+def made_from(dataset: Path, recipe: Recipe, teacher: Path | None = None) -> MadeFrom:
+    """Say what the Checkpoint, or the student of a `teacher`, would be made from."""
     source = records.load(dataset, "Dataset")
+    if teacher is not None:
+        inputs = {"dataset": source.content, "checkpoint": records.load(teacher, "Checkpoint").content}
+        return MadeFrom("Checkpoint", inputs, distill.settings(recipe), recipe.seed, __version__)
     sections = ("model", "train", *(("autoencoder",) if recipe.model.space == "latent" else ()))
     return MadeFrom("Checkpoint", {"dataset": source.content}, recipe.settings(*sections), recipe.seed, __version__)
 
 
-def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None = None, progress: Progress = silent) -> Record:
+def train(
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    teacher: Path | None = None,
+    ledger_file: Path | None = None,
+    progress: Progress = silent,
+) -> Record:
     """Train the denoiser of `recipe` on the training split of `dataset` and write the Checkpoint to `out`.
+
+    With a `teacher`, a Checkpoint of the same Dataset, its student is trained instead, on the teacher's trajectories
+    (`recipe.distill`): it samples in few evaluations.
 
     Raises InputError when the Dataset does not fit the recipe or its time budget is too small, MedpipeError when the loss is
     no longer a number (the last good state stays), RecordError for altered input, ConsentError where the consent ledger (the
@@ -46,9 +60,11 @@ def train(dataset: Path, out: Path, recipe: Recipe, *, ledger_file: Path | None 
     latent diffusion is not good enough to begin, ChildProcessError when processes died more often than `compute.restarts`.
     """
     consent.before_training(dataset, recipe.consent, ledger_file)
-    wanted = made_from(dataset, recipe)
+    wanted = made_from(dataset, recipe, teacher)
     if (done := records.finished(out, wanted)) is not None:
         return done
+    if teacher is not None:
+        return distill.distill(wanted.inputs["dataset"], teacher, out, recipe, wanted, progress)
     data = Dataset.open(dataset, verify=True)
     check(data, recipe)
     if recipe.compute.processes * recipe.compute.nodes > 1:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from medpipe.settings.data import ConsentSettings, DeidSettings, ImagesSettings, SourceSettings
 from medpipe.settings.release import ComputeSettings, GatesSettings, ReleaseSettings
 from medpipe.settings.section import Section
-from medpipe.settings.synthesis import AutoencoderSettings, CohortSettings, MapKind, ModelSettings, Network, Preconditioning, TrainSettings
+from medpipe.settings.synthesis import (
+    AutoencoderSettings,
+    CohortSettings,
+    DistillSettings,
+    MapKind,
+    ModelSettings,
+    Network,
+    Preconditioning,
+    TrainSettings,
+)
 
 __all__ = [
     "AutoencoderSettings",
@@ -17,6 +26,7 @@ __all__ = [
     "ComputeSettings",
     "ConsentSettings",
     "DeidSettings",
+    "DistillSettings",
     "GatesSettings",
     "ImagesSettings",
     "MapKind",

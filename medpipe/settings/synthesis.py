@@ -127,6 +127,25 @@ class TrainSettings(Section):
     """Images between two pictures of samples, kept in the Checkpoint; 0 makes none."""
 
 
+class DistillSettings(Section):
+    """A student of a teacher Checkpoint (`train --teacher`): one that samples in few evaluations."""
+
+    evaluations: Literal[1, 2, 4] = 2
+    """Network evaluations of a sample of the student; the fewer, the faster, and the farther from the teacher."""
+    trajectories: Annotated[int, Field(ge=64)] = 8_192
+    """Trajectories of the teacher to learn from, five images each on disk."""
+    steps: Literal[4, 8, 12, 16, 20, 24, 32] = 12
+    """Steps of the teacher along a trajectory."""
+    images: Positive = 60_000
+    """Jumps to train on, counting repeats."""
+    batch: Positive = 128
+    """Jumps in one step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    """Learning rate of AdamW at the beginning of each stage; it falls to 0 in the stage."""
+    state_images: Positive = 10_000
+    """Jumps between two saved states, from which an interrupted training goes on exactly."""
+
+
 class CohortSettings(Section):
     """The synthetic cohort."""
 
@@ -142,8 +161,8 @@ class CohortSettings(Section):
     """Solver of the reverse process; dpmpp_2m_sde and ddpm, and ddim and heun where asked, draw fresh noise on the way."""
     start: Literal["gaussian", "noise"] = "gaussian"
     """Begin at `sigma_start` with the closed form of what lies above it, or at `sigma_max` with pure noise and twice the steps."""
-    steps: Annotated[int, Field(ge=2, le=1000)] = 10
-    """Steps of the solver; one network evaluation each, two for Heun."""
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of the solver; one network evaluation each, two for Heun. Empty is 10, or those of a distilled Checkpoint."""
     ema_width: Annotated[float, Field(gt=0)] | None = None
     """Which of `train.ema_widths` to sample from; empty is the one that did best on the validation split."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 1.0

@@ -34,7 +34,7 @@ def run(folder: Path, asked: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_wrong_input_is_one_sentence_and_status_2(tmp_path: Path) -> None:
-    done = run(tmp_path, command(tmp_path, "workspace", "--cohort.steps", "1"))
+    done = run(tmp_path, command(tmp_path, "workspace", "--cohort.steps", "0"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("medpipe: the recipe is wrong: cohort.steps")
     assert done.stderr.count("\n") == 1

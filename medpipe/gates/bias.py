@@ -28,8 +28,8 @@ PREVALENCE = (
 BIAS = (
     "The widest difference between the groups of a covariate: in their share of the images, in how frequent a class is in them, and in "
     "how well their real patients are told apart (AUC, 95 % interval) by models trained on patients and on the cohort. What the "
-    "patients' columns show was in the training data; what the cohort's show beyond that was added. A difference between groups is above 0 by "
-    "chance too: the interval says by how much it varies."
+    "patients' columns show was in the training data; what the cohort's show beyond that was added. Groups differ by chance too: "
+    "the interval says by how much the figure varies."
 )
 
 

@@ -21,15 +21,16 @@ FOLDER = "data_docs"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
 :root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .6rem; vertical-align: top; }
+th, td { border-bottom: 1px solid #8884; }
 .badge { background: #8883; border-radius: .3rem; padding: 0 .3rem; } .text-success { color: #1a7f37; } .text-danger { color: #cf222e; }
 .fa-check-circle::before { content: "\\2713  met"; } .fa-times::before, .fa-exclamation-triangle::before { content: "\\2715  not met"; }
 i { font-style: normal; white-space: nowrap; } h5 { font-size: 1.2rem; margin: 1.5rem 0 .3rem; } [hidden] { display: none; }
 """
 TABLES = {"index": "The table of synthetic subjects", "metrics": "The table of measurements"}
 EXPLAINED = (
-    "What Great Expectations was asked of this table, and whether it is met. Only yes or no was asked for: values of rows are in no result. "
-    "Anything but a plain yes counts as not met."
+    "What Great Expectations was asked of this table, and whether it is met. Only yes or no was asked for: values of rows are in no "
+    "result. Anything but a plain yes counts as not met."
 )
 
 
@@ -97,7 +98,8 @@ def _alone(section: str) -> str:
 
 def _page(title: str, body: str) -> str:
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
 

@@ -38,7 +38,7 @@ def build(shape: Sequence[int], labels: int) -> nn.Module:
         channels=(16, 32, 48),
         strides=(2, 2),
         num_res_units=1,
-        norm=("group", {"num_groups": 4}),
+        norm=("group", {"num_groups": 1}),
     )
     return net
 

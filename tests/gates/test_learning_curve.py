@@ -72,7 +72,7 @@ def test_labels_that_are_swapped_make_a_cohort_that_harms(tmp_path: Path) -> Non
     data = Dataset.open(dataset(tmp_path / "dataset", parts, CLASSES).path)
     images, labels = people(150, 4)
     made = cohort(tmp_path / "cohort", images, 1 - labels, CLASSES)
-    recipe = build({"gates": {"curve_shares": [1.0], "curve_images": 2500, "curve_seeds": 1, "resamples": 20}})
+    recipe = build({"gates": {"curve_shares": [1.0], "curve_images": 1500, "curve_seeds": 1, "resamples": 20}})
     rows = {"tested": data.rows("test"), "utility_real": data.rows("train"), "utility_synthetic": np.arange(150)}
     save(tmp_path / "state", PLAN, rows)
     work = learning_curve.jobs(made.path, data.record.path, tmp_path / "state", recipe, rows, 2)

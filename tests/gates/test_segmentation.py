@@ -20,7 +20,7 @@ from medpipe.recipe import build
 from medpipe.records import MadeFrom, Record
 from medpipe.settings import GatesSettings
 
-GATES = {"segmentation_images": 1500, "curve_seeds": 1, "resamples": 20}
+GATES = {"segmentation_images": 800, "curve_seeds": 1, "resamples": 20}
 
 
 def cohort(out: Path, images: Any, masks: Any) -> Record:
@@ -70,9 +70,9 @@ def test_volumes_of_sides_that_cannot_be_halved_are_segmented() -> None:
     truth = np.zeros((20, 6, 10, 9), np.int64)
     truth[:, 1:4, 2:7, 3:8] = 1
     images = np.rint(60 + 120 * truth + draws.normal(0, 10, truth.shape)).astype(np.uint8)[:, None]
-    net = segmenter.train(images, truth, 1, budget=400, seed=0, names=("a",))
+    net = segmenter.train(images, truth, 1, budget=200, seed=0, names=("a",))
     assert segmenter.dice(net, images, truth).mean() > 0.9
-    again = segmenter.train(images, truth, 1, budget=400, seed=0, names=("a",))
+    again = segmenter.train(images, truth, 1, budget=200, seed=0, names=("a",))
     assert np.array_equal(segmenter.dice(net, images, truth), segmenter.dice(again, images, truth))
 
 

@@ -20,7 +20,7 @@ from medpipe.recipe import build
 from medpipe.records import MadeFrom, Record
 from medpipe.settings import GatesSettings
 
-GATES = {"segmentation_images": 800, "curve_seeds": 1, "resamples": 20}
+GATES = {"segmentation_images": 1500, "curve_seeds": 1, "resamples": 20}
 
 
 def cohort(out: Path, images: Any, masks: Any) -> Record:

@@ -129,6 +129,7 @@ def _facts(model: dict[str, Any], recipe: Recipe, kind: Kind, weights: int, trai
         "sampler": kind,
         "evaluations": 1,
         "composition": recipe.cohort.composition,
+        "balance": recipe.cohort.balance,
         "parameters": weights,
         "cost": {
             "training_seconds": round(trained_s, 1),

@@ -66,7 +66,11 @@ def _kinds(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def refuse_in_a_run(recipe: Recipe) -> None:
-    """Raise InputError for what a Cohort needs and the chain from a source does not make: a weaker Checkpoint."""
+    """Raise InputError for what a Cohort needs and the chain from a source does not make: a weaker Checkpoint, a covariate to balance."""
+    balance, there = recipe.cohort.balance, recipe.source.categorical
+    if balance is not None and balance not in there:
+        known = ", ".join(there) or "none"
+        raise InputError(f"cohort.balance is '{balance}', which is not in source.categorical ({known}): name it there, or use another")
     if recipe.cohort.guidance_by == "weaker":
         raise InputError(
             "cohort.guidance_by 'weaker' needs a weaker Checkpoint, and a run trains one only: use 'medpipe generate' with --weaker"
@@ -230,6 +234,7 @@ def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> 
             "images": settings.images,
             "masks": bool(store.has(out, "mask")),
             "composition": settings.composition,
+            "balance": settings.balance,
             "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
         }
     )

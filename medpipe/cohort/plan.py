@@ -23,7 +23,8 @@ STEPS = 10
 def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:
     """Return the cohort's table: row, id, label and covariates, one line per synthetic subject."""
     conditions = Conditions.from_json(model["conditions"])
-    table = conditioning.draw(conditions, settings.images, settings.composition, seeds.generator(seed, "subjects"), settings.classes)
+    draws = seeds.generator(seed, "subjects")
+    table = conditioning.draw(conditions, settings.images, settings.composition, draws, settings.classes, settings.balance)
     if "label" not in table:
         table.insert(0, "label", None)
     table.insert(0, "id", [f"S{number:06d}" for number in range(1, settings.images + 1)])

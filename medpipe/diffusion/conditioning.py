@@ -34,6 +34,8 @@ class Condition:
     """Group to what its training images have: shares of `values`, or mean, sd, low, high (5th and 95th percentile).
 
     A group is a class, and within it the values of the categorical covariates before this one (see `group`)."""
+    rare: Mapping[str, Sequence[str]] | None = None
+    """Categorical: class to the values that fewer than COMBINATION_MIN of its training images have."""
 
     @property
     def width(self) -> int:
@@ -145,7 +147,8 @@ def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mappin
         if covariate["kind"] == "categorical":
             values = tuple(covariate["values"])
             population = {name: _shares(part, values, all_=name not in combined) for name, part in groups.items()}
-            items.append(Condition(covariate["name"], "categorical", values, population=population))
+            rare = {name: _rare(part, values) for name, part in groups.items() if name not in combined}
+            items.append(Condition(covariate["name"], "categorical", values, population=population, rare=rare))
             before.append(covariate["name"])
         else:
             column = column.astype(float)
@@ -163,6 +166,10 @@ def _shares(column: pd.Series[Any], values: Sequence[str], *, all_: bool) -> dic
     common = {value: count if count >= COMBINATION_MIN else 0 for value, count in counts.items()}
     told = common if not all_ and any(common.values()) else counts
     return {value: count / max(len(column), 1) for value, count in told.items()}
+
+
+def _rare(column: pd.Series[Any], values: Sequence[str]) -> list[str]:
+    return [value for value in values if int((column == value).sum()) < COMBINATION_MIN]
 
 
 def _combinations(table: pd.DataFrame, labels: pd.Series[str], before: Sequence[str], column: pd.Series[Any]) -> dict[str, pd.Series[Any]]:
@@ -189,13 +196,17 @@ def draw(
     composition: Literal["as_trained", "balanced"],
     generator: np.random.Generator,
     classes: Sequence[str] = (),
+    balance: str | None = None,
 ) -> pd.DataFrame:
     """Draw what each of `images` synthetic images is conditioned on: one column per condition; of some `classes`, or of all.
+
+    The values of the categorical covariate `balance` are equally frequent within each class, those of at least COMBINATION_MIN
+    training images of the class; all else is drawn given them.
 
     Classes come in exact shares (largest remainder); a covariate is drawn within the class and the categorical covariates
     before it, as far as that combination is common in the training images, so that a scanner stays at its site and
     no rare combination is repeated on purpose; continuous ones lie between the 5th and the 95th percentile. Raises InputError
-    for a class that training never saw.
+    for a class that training never saw, and for a covariate that cannot be balanced.
     """
     labels = next((item.seen for item in conditions.items if item.name == "label"), ())
     if never := [name for name in classes if name not in labels]:
@@ -204,6 +215,7 @@ def draw(
         )
     table = pd.DataFrame(index=range(images))
     groups: list[tuple[str, ...]] = [(ANY,)] * images
+    forced = _balanced(conditions, balance, groups, generator) if balance is not None and not labels else {}
     for item in conditions.items:
         population = item.population or {}
         if item.name == "label":
@@ -212,12 +224,12 @@ def draw(
                 shares = (shares > 0).astype(float)
             table["label"] = _exact(item.values, shares / shares.sum(), images, generator)
             groups = [(label,) for label in table["label"]]
+            forced = {} if balance is None else _balanced(conditions, balance, groups, generator)
             continue
         column = np.full(images, np.nan if item.kind == "continuous" else None, dtype=float if item.kind == "continuous" else object)
-        for key in sorted(set(groups)):
+        for key in sorted(set(groups)) if item.name not in forced else ():
             here = np.array([place for place, other in enumerate(groups) if other == key])
-            spread = next((population[group(*key[:depth])] for depth in range(len(key), 0, -1) if group(*key[:depth]) in population), {})
-            spread = spread or population[ANY]
+            spread = _of_group(item, key)
             if item.kind == "continuous":
                 if spread:
                     column[here] = np.clip(generator.normal(spread["mean"], spread["sd"], len(here)), spread["low"], spread["high"]).round(
@@ -226,10 +238,64 @@ def draw(
             elif sum(spread.values()) > 0:
                 weights = np.array([spread[value] for value in item.values])
                 column[here] = generator.choice(np.array(item.values, dtype=object), len(here), p=weights / weights.sum())
+        column = forced.get(item.name, column)
         table[item.name] = column
         if item.kind == "categorical":
             groups = [(*key, str(value)) for key, value in zip(groups, column, strict=True)]
     return table
+
+
+def _of_group(item: Condition, key: Sequence[str]) -> Mapping[str, float]:
+    """Return how `item` is distributed in the group `key`, or in the smallest larger one that is common enough."""
+    population = item.population or {}
+    spread = next((population[group(*key[:depth])] for depth in range(len(key), 0, -1) if group(*key[:depth]) in population), {})
+    return spread or population[ANY]
+
+
+def _balanced(
+    conditions: Conditions, balance: str, groups: Sequence[tuple[str, ...]], generator: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Draw the covariate `balance` in equal shares within each class (`groups`), and given it the categorical ones before it.
+
+    Those are stored as P(before | class) and P(balance | class, before); Bayes' theorem turns them round. None stands where no value
+    of the class, or no combination with it, is common enough.
+    """
+    categorical = [item for item in conditions.items if item.kind == "categorical" and item.name != "label"]
+    place = next((number for number, item in enumerate(categorical) if item.name == balance), None)
+    if place is None:
+        known = ", ".join(item.name for item in categorical) or "none"
+        raise InputError(f"cohort.balance is '{balance}', which is no categorical covariate of the Checkpoint: use one of them ({known})")
+    before, item = categorical[:place], categorical[place]
+    if item.rare is None:
+        raise InputError(f"the Checkpoint does not say which values of '{balance}' are rare: train it again to use cohort.balance")
+    drawn = {one.name: np.full(len(groups), None, dtype=object) for one in (*before, item)}
+    for key in sorted(set(groups)):
+        here = np.array([number for number, other in enumerate(groups) if other == key])
+        common = np.array([value for value in item.values if value not in item.rare[key[0]]], dtype=object)
+        if len(common):
+            drawn[balance][here] = generator.permutation(np.resize(generator.permutation(common), len(here)))
+        for value in common:
+            some = here[drawn[balance][here] == value]
+            ways = _ways(before, item, key, value)
+            if before and (total := sum(ways.values())):
+                chosen = generator.choice(len(ways), len(some), p=np.array(list(ways.values())) / total)
+                for number, one in enumerate(before):
+                    drawn[one.name][some] = np.array([way[number] for way in ways], dtype=object)[chosen]
+    return drawn
+
+
+def _ways(before: Sequence[Condition], item: Condition, key: tuple[str, ...], value: str) -> dict[tuple[str, ...], float]:
+    """Return the weight of each combination of the covariates `before`, where `item` has `value`."""
+    ways = {key: 1.0}
+    for one in before:
+        ways = {(*way, other): weight * share for way, weight in ways.items() for other, share in _shares_of(one, way).items() if share}
+    return {way[len(key) :]: weight * _shares_of(item, way).get(value, 0.0) for way, weight in ways.items()}
+
+
+def _shares_of(item: Condition, way: tuple[str, ...]) -> dict[str, float]:
+    spread = _of_group(item, way)
+    total = sum(spread.values())
+    return {value: share / total for value, share in spread.items()} if total else {}
 
 
 def _exact(values: Sequence[str], shares: NDArray[np.float64], images: int, generator: np.random.Generator) -> NDArray[Any]:

@@ -32,7 +32,7 @@ NOT_ASSESSED = (
 )
 
 
-MASKS = ("masks", "Whether images show what their masks say, and whose shapes those are: masks of a training split are of real patients.")
+MASKS = ("masks", "Whose shapes the masks are: those of a training split are of real patients.")
 
 
 def report(

@@ -148,13 +148,20 @@ def _bound(name: str, settings: GatesSettings) -> Callable[[float, float, float]
 
 
 def composition(
-    have: NDArray[np.int64], real: NDArray[np.int64], held: NDArray[np.int64], asked: str, settings: GatesSettings
+    have: NDArray[np.int64],
+    real: NDArray[np.int64],
+    held: NDArray[np.int64],
+    asked: str,
+    settings: GatesSettings,
+    shares: NDArray[np.float64] | None = None,
 ) -> Verdict | None:
     """Judge whether each class is there as often as asked ("as_trained" or "balanced"): counts by class of the cohort, the
-    training split and the holdout. None where there is no class."""
+    training split and the holdout. Where `shares` are given they are what was asked, and classes stand for a value within a class
+    too. None where there is no class."""
     if len(real) == 0 or real.sum() == 0:
         return None
-    shares = (real > 0) / (real > 0).sum() if asked == "balanced" else real / real.sum()
+    if shares is None:
+        shares = (real > 0) / (real > 0).sum() if asked == "balanced" else real / real.sum()
     worst = _shortfall(have, shares)
     return judge(
         "composition",
@@ -165,7 +172,8 @@ def composition(
         direction="at most",
         baseline=_shortfall(held, real / real.sum()),
         n=int(have.sum()),
-        meaning="How much of the class that falls shortest of what was asked is lacking: 1 means that a class is missing.",
+        meaning="How much of the class (with a balanced covariate, of the value within a class) that falls shortest of what was asked is "
+        "lacking: 1 means that it is missing.",
     )
 
 

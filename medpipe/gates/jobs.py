@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from medpipe import seeds, store
-from medpipe.gates import alignment, copies, distributions, features, fidelity, selftest, utility
+from medpipe.gates import alignment, copies, distributions, features, fidelity, learning_curve, rare_class, segmentation, selftest, utility
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import BLOCK, ENCODER, PLAN, Arrays, Job, cohort_images, found, numbers, save
 from medpipe.images.dataset import Dataset
@@ -43,6 +43,12 @@ def _result(job: Job) -> Arrays:
             result = {**fidelity.statistics(images), "grey": distributions.grey_histogram(images)}
         case "utility":
             result = _utility(job)
+        case "curve":
+            result = learning_curve.perform(job)
+        case "rare":
+            result = rare_class.perform(job)
+        case "segment":
+            result = segmentation.perform(job)
         case "embed":
             result = _embed(job)
         case "selftest":

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, plan, selftest, utility_gate
+from medpipe.gates import asked, bias, copies, copy_gate, fairness, features, fidelity, fidelity_gate, of_use, plan, selftest, utility_gate
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import Job, found, numbers
 from medpipe.gates.verdict import Verdict
@@ -79,20 +79,35 @@ class Measured:
         samples = self.samples
         return fidelity_gate.assess(samples["train"], samples["holdout"], samples["cohort"], self.recipe.gates, self.recipe.seed)
 
-    def fairness(self, withheld: NDArray[np.bool_]) -> tuple[list[Verdict], list[dict[str, Any]]]:
-        """Judge each group of patients; return the verdicts and the figures of every group."""
+    def fairness(self, withheld: NDArray[np.bool_]) -> tuple[list[Verdict], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Judge each group of patients; return the verdicts, the figures of every group, and tables of prevalence and bias."""
         train = np.zeros(len(self.real), dtype=bool)
         train[self.rows["train"]] = True
         groups = fairness.find(self.data.index, self.index, self.covariates, self.classes, train)
+        balance = self.balance
         compared = fairness.Evidence(
             {what: (sample, self.rows[f"embed_{what}"]) for what, sample in self.samples.items()},
             self.arms(),
             self.rows["tested"],
             self.real[self.rows["tested"]],
             withheld,
-            fairness.expected(groups, train, self.real, self.made),
+            fairness.expected(groups, train, self.real, self.made, None if balance is None else balance.parts),
         )
-        return fairness.assess(groups, compared, self.recipe.gates, self.recipe.seed)
+        verdicts, rows = fairness.assess(groups, compared, self.recipe.gates, self.recipe.seed)
+        known = {row["group"] for row in rows if row["assessed"]}
+        figures = bias.Figures([group for group in groups if group.name in known], train, self.real, self.made, self.classes, compared)
+        return verdicts, rows, figures.tables(self.recipe.gates, self.recipe.seed)
+
+    @cached_property
+    def balance(self) -> asked.Balance | None:
+        """The covariate that the Cohort was asked to balance, None where there is none."""
+        name = self.cohort.facts.get("balance")
+        item = next((item for item in self.covariates if item["name"] == name and item["kind"] == "categorical"), None)
+        if item is None or item["name"] not in self.data.index or item["name"] not in self.index:
+            return None
+        train = np.zeros(len(self.real), dtype=bool)
+        train[self.rows["train"]] = True
+        return asked.Balance.of(self.data.index[item["name"]], list(item["values"]), self.real, train)
 
     def arms(self) -> dict[str, list[NDArray[np.float32]]]:
         """Return the probabilities of the classifiers of each arm of the utility gate."""
@@ -108,12 +123,20 @@ class Measured:
         return selftest.assess(rows, max((int(result["n"]) for result in tried.values()), default=0)), rows
 
     def composition(self) -> Verdict | None:
-        """Judge the classes' shares."""
+        """Judge the shares of the classes, and within them those of a covariate that was to be balanced."""
         made, train, held = (
             np.bincount(labels[labels >= 0], minlength=len(self.classes)).astype(np.int64)
             for labels in (self.made, self.real[self.rows["train"]], self.real[self.rows["holdout"]])
         )
-        return fidelity_gate.composition(made, train, held, str(self.cohort.facts.get("composition", "as_trained")), self.recipe.gates)
+        composed = str(self.cohort.facts.get("composition", "as_trained"))
+        if self.balance is None or not self.balance.cells:
+            return fidelity_gate.composition(made, train, held, composed, self.recipe.gates)
+        name = self.cohort.facts["balance"]
+        real, counts = self.data.index[name], self.balance.counts
+        have = counts(self.made, self.index[name])
+        of_train, of_held = (counts(self.real[self.rows[split]], real.iloc[self.rows[split]]) for split in ("train", "holdout"))
+        of_class = (train > 0) / max(1, int((train > 0).sum())) if composed == "balanced" else train / max(1, int(train.sum()))
+        return fidelity_gate.composition(have, of_train, of_held, composed, self.recipe.gates, self.balance.shares(of_class))
 
     def utility(self) -> Verdict | None:
         """Judge use; None where there are not two classes to tell apart."""
@@ -121,3 +144,7 @@ class Measured:
             return None
         arms = self.arms()
         return utility_gate.assess(arms["real"], arms["synthetic"], self.real[self.rows["tested"]], self.recipe.gates, self.recipe.seed)
+
+    def use(self) -> tuple[list[Verdict], list[dict[str, Any]]]:
+        """Judge what else was asked about use; return the verdicts and the tables."""
+        return of_use.assess(self.work, self.real[self.rows["tested"]], self.classes, self.recipe)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medpipe import seeds
 from medpipe.errors import InputError
-from medpipe.gates import copies, selftest
+from medpipe.gates import copies, of_use, selftest
 from medpipe.gates.job import BLOCK, Job, Kind, found, numbers
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -107,6 +107,7 @@ def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
     return [
         job("encoder", "train"),
         *(arms if testable(data, rows) else []),
+        *of_use.jobs(cohort, data, state, recipe, rows, testable(data, rows)),
         *over("score", "cohort", images),
         *over("calibrate", "holdout", len(rows["holdout"])),
         *(job("planted", family) for family in copies.FAMILIES),

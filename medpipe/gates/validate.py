@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from medpipe import __version__, records
 from medpipe.gates import (
     copy_gate,
+    data_docs,
     evidence,
     expectations,
     jobs,
     plan,
+    segmentation,
 )
 from medpipe.gates.job import PLAN, Job, done, save
 from medpipe.gates.measured import Measured
@@ -58,7 +60,7 @@ def validate(
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
         known, holdout = plan.known_digests(data)
-        rows = plan.parts(data, holdout, index, recipe.seed)
+        rows = plan.parts(data, holdout, index, recipe.seed) | segmentation.parts(source.path, data, holdout, recipe.seed)
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         later = plan.second(source.path, data, making.state, recipe, rows)
@@ -115,7 +117,10 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     copied = measured.copies()
     verdicts = [*copied.verdicts, *measured.fidelity()]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
-    fair, by_group = measured.fairness(copied.withheld)
+    used, tables = measured.use()
+    verdicts += used
+    fair, by_group, of_groups = measured.fairness(copied.withheld)
+    tables += of_groups
     tested, tried = measured.self_test()
     verdicts += [*fair, *([tested] if tested is not None else [])]
     facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": measured.covariates}
@@ -126,11 +131,11 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = []
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
     pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
+    data_docs.write(out, {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
     withheld = {int(row) for row in np.flatnonzero(copied.withheld)}
     fingerprints = {"dataset": measured.data.record.content}

@@ -71,7 +71,10 @@ def render(
         detector=[{"low": None, "high": None, "required": False, **row} for row in report.get("copy_detector", [])],
         tried=list(report.get("gates_self_test", [])),
         fairness=list(report.get("fairness", [])),
-        tables=list(report.get("tables", [])),
+        tables=[
+            {**table, "drawing": Markup(charts.lines(**table["chart"])) if table.get("chart") else None}
+            for table in report.get("tables", [])
+        ],
         curve=_curve(cohort / "training.parquet"),
         chain=[(title, fingerprints[role], meaning) for role, title, meaning in CHAIN if role in fingerprints],
         code=record.made_from["code"],

@@ -35,6 +35,18 @@ class GatesSettings(Section):
     """How far the AUC of train-on-synthetic-test-on-real may fall below train-on-real."""
     utility_seeds: Annotated[int, Field(ge=1, le=20)] = 3
     """Classifiers trained per arm of the utility gate."""
+    curve_shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.1, 0.3, 1.0]
+    """Sizes of the learning curve, as shares of the real training images; empty leaves it out."""
+    curve_images: Positive = 5_000
+    """Images over which each classifier of the learning curve and of the rare class is trained."""
+    curve_seeds: Annotated[int, Field(ge=1, le=20)] = 2
+    """Classifiers trained per arm and size of the learning curve and of the rare class."""
+    rare_images: list[Positive] = []
+    """Real images to keep of the rarest class, such as 10, 30, 100, to see what the cohort adds then; empty leaves it out."""
+    segmentation_images: Positive = 3_000
+    """Images over which each segmentation network is trained, where images have masks."""
+    segmentation_ratio_min: Fraction = 0.9
+    """Share of the Dice score of real images that synthetic ones must reach, where images have masks."""
     copy_false_positive: Annotated[float, Field(gt=0, le=0.1)] = 0.01
     """Share of real held-out images that may be called near copies: it sets the threshold."""
     copy_recall_min: Fraction = 0.85

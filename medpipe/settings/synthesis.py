@@ -155,6 +155,8 @@ class CohortSettings(Section):
     """Classes as frequent as in the training data, or equally frequent."""
     classes: list[str] = []
     """Classes to make; empty makes all that training saw."""
+    balance: str | None = None
+    """Categorical covariate, such as sex, whose values are made equally often within each class; empty leaves them as in training."""
     masks: Literal["training", "none"] = "training"
     """Where a model with masks gets them: the training split, whose real shapes a release then holds, or nowhere; --masks gives others."""
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun", "euler", "ddim", "ddpm"] = "dpmpp_2m"

@@ -17,7 +17,9 @@ from medpipe.parallel import processes
 from medpipe.recipe import Recipe, build
 from medpipe.records import Record
 
-RECIPE = build({"gates": {"resamples": 20, "feature_images": 2000, "utility_images": 2000, "utility_seeds": 1}})
+RECIPE = build(
+    {"gates": {"resamples": 20, "feature_images": 2000, "utility_images": 2000, "utility_seeds": 1, "curve_images": 1000, "curve_seeds": 1}}
+)
 PRIVATE = 37.1234
 """An age that one patient of the Dataset has."""
 
@@ -50,6 +52,9 @@ def test_a_cohort_of_other_real_images_passes_every_gate(report: Record) -> None
     assert names[:3] == ["copies_exact", "copies_near", "copy_detector_self_test"]
     assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} <= set(names)
     assert all(verdict["meaning"] for verdict in text["verdicts"])
+    assert "utility_added" in names
+    assert {"Learning curve", "How frequent each class is in a group"} <= {table["title"] for table in text["tables"]}
+    assert "data_docs/index.html" in report.files
     assert len(pd.read_parquet(report.path / "metrics.parquet")) == report.facts["gates"] == len(names)
 
 
@@ -62,7 +67,7 @@ def test_each_image_of_the_cohort_is_judged_once(report: Record) -> None:
 
 
 def test_no_value_of_a_patient_and_no_small_count_is_in_the_report(report: Record) -> None:
-    for path in report.path.iterdir():
+    for path in (path for path in report.path.rglob("*") if path.is_file()):
         assert b"37.1234" not in path.read_bytes(), path.name
     text = json.loads((report.path / "report.json").read_text())
     counts = [count for entry in text["distributions"].values() for count in entry["real"]]

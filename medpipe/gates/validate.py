@@ -22,7 +22,9 @@ from medpipe.gates import (
     evidence,
     expectations,
     jobs,
+    officer,
     plan,
+    privacy,
 )
 from medpipe.gates.job import PLAN, Job, done, save
 from medpipe.gates.measured import Measured
@@ -113,7 +115,8 @@ def _ranges(data: Dataset, covariates: list[dict[str, Any]], train: NDArray[np.i
 def _write(measured: Measured, out: Path) -> dict[str, Any]:
     """Judge, write the Report's files, and return the record's facts."""
     copied = measured.copies()
-    verdicts = [*copied.verdicts, *measured.fidelity()]
+    guarded = privacy.assess(measured, copied)
+    verdicts = [*copied.verdicts, *guarded.verdicts, *measured.fidelity()]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
     fair, by_group = measured.fairness(copied.withheld)
     tested, tried = measured.self_test()
@@ -126,15 +129,18 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = [*guarded.tables]
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
+    report["not_assessed"] = [*guarded.gaps, *report["not_assessed"]]
+    report["quarantine"] = guarded.selection.as_json()
+    report["privacy"] = officer.section(report)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
+    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"]) | guarded.columns).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
     withheld = {int(row) for row in np.flatnonzero(copied.withheld)}
     fingerprints = {"dataset": measured.data.record.content}
-    page = report_page.render(report, measured.cohort.path, withheld=withheld, fingerprints=fingerprints)
+    page = report_page.render(report, measured.cohort.path, withheld=withheld, selection=guarded.selection, fingerprints=fingerprints)
     records.write_bytes(out / "report.html", page.encode())
     return {
         "passed": passed,
@@ -142,4 +148,5 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
         "failed": [verdict.name for verdict in verdicts if not verdict.passed],
         "withheld": len(withheld),
         "images": len(measured.index),
+        **{name: guarded.selection.as_json()[name] for name in ("asked", "replaced", "short")},
     }

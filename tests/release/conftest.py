@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def make_cohort(
     masks: bool = False,
     checkpoint: str = CHECKPOINT,
     site: str = "site-3f9a",
+    asked: int | None = None,
 ) -> Record:
     made_from = MadeFrom("Cohort", {"checkpoint": checkpoint}, Recipe().settings("cohort"), seed, "0.1.0")
     with records.making(path, made_from) as making:
@@ -78,6 +79,7 @@ def make_cohort(
         pd.DataFrame({"images": steps * 2000, "loss": losses, "validation_loss": held}).to_parquet(path / "training.parquet", index=False)
         facts = {
             "images": images,
+            "asked": asked or images,
             "shape": list(shape),
             "dtype": dtype,
             "dimensions": len(shape) - 1,
@@ -194,7 +196,14 @@ def report_text(cohort: Record, failed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def make_report(
-    path: Path, cohort: Record, *, failed: Sequence[str] = (), withheld: Sequence[int] = (), dataset: str = DATASET, **changes: Any
+    path: Path,
+    cohort: Record,
+    *,
+    failed: Sequence[str] = (),
+    withheld: Sequence[int] = (),
+    hidden: Mapping[int, str] | None = None,
+    dataset: str = DATASET,
+    **changes: Any,
 ) -> Record:
     settings = Recipe().settings("gates")
     made_from = MadeFrom("Report", {"cohort": cohort.content, "dataset": dataset}, settings, 0, "0.1.0")
@@ -203,6 +212,8 @@ def make_report(
     with records.making(path, made_from) as making:
         records.write_json(path / "report.json", text)
         frame = pd.DataFrame({"row": range(rows), "withheld": [row in withheld for row in range(rows)], "reason": [""] * rows})
+        if hidden is not None:
+            frame["hidden"] = [hidden.get(row, "") for row in range(rows)]
         frame.to_parquet(path / "images.parquet", index=False)
         pd.DataFrame(text["verdicts"]).to_parquet(path / "metrics.parquet", index=False)
         records.write_json(path / "expectations.json", {"success": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def sharing(real: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
         here &= (real[name] == row[name]) | pd.isna(row[name])
     if not math.isnan(row["age"]):
         bands = [-math.inf, *disclosure.AGE_BANDS, math.inf]
-        low, high = next((low, high) for low, high in zip(bands, bands[1:], strict=False) if low <= row["age"] < high)
+        low, high = next((low, high) for low, high in pairwise(bands) if low <= row["age"] < high)
         here &= (real["age"] >= low) & (real["age"] < high)
     return real[here]
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from builders_release import decoded
+from builders_release import blobs, decoded
 
 from medpipe import records, store
+from medpipe.errors import PrivacyError
+from medpipe.gates import copies
+from medpipe.release import outbound
 from medpipe.release.refill import asked, select
 from medpipe.release.release import release
 
@@ -91,6 +94,35 @@ def test_no_withheld_and_no_spare_image_is_in_any_file_of_a_release(drawn, repor
     shown = {image.tobytes() for image in pictures}
     for row in range(44):
         assert (images[row, 0].tobytes() in shown) == (row not in gone)
+
+
+def test_flipped_copies_of_training_images_are_replaced_and_in_no_file(cohort, report, recipe, tmp_path) -> None:
+    """1 % of flipped copies in a cohort of 400, found by their digests; no orientation of a training image is in what is shared."""
+    training = blobs(50, (1, 16, 16), "uint8", 99)
+
+    def planted(images: store.Images) -> store.Images:
+        images[[3, 90, 200, 333]] = training[[0, 7, 20, 31], :, :, ::-1]
+        return images
+
+    drawn = cohort(tmp_path / "cohort", images=420, asked=400, planted=planted)
+    known = set(copies.canonical_digests(training))
+    found = [row for row, digest in enumerate(copies.canonical_digests(store.read(drawn.path))) if digest in known]
+    assert found == [3, 90, 200, 333]
+    made = release(drawn.path, report(tmp_path / "report", drawn, withheld=found).path, tmp_path / "out", recipe, key_file=tmp_path / "key")
+    assert (made.facts["images"], made.facts["withheld"], made.facts["replaced"]) == (400, 4, 4)
+    pictures = decoded(made.path / made.facts["folder"])
+    assert not known & set(copies.canonical_digests(np.stack([picture for picture in pictures if picture.shape == (16, 16)])[:, None]))
+
+
+def test_no_small_count_of_real_things_is_in_a_release(drawn, report, recipe, tmp_path) -> None:
+    made = release(drawn.path, report(tmp_path / "report", drawn).path, tmp_path / "out", recipe, key_file=tmp_path / "key")
+    evidence = json.loads((made.path / made.facts["folder"] / "evidence.json").read_text())
+    counts = dict(outbound.real_counts(evidence))
+    assert len(counts) > 2
+    assert not [place for place, count in outbound.real_counts(evidence) if count is not None and 0 < count < 11]
+    bad = report(tmp_path / "bad", drawn, tables=[{"title": "T", "sentence": "", "columns": ["group", "patients"], "rows": [["a", 3]]}])
+    with pytest.raises(PrivacyError, match="the table T holds a real count below 11"):
+        release(drawn.path, bad.path, tmp_path / "refused", recipe, key_file=tmp_path / "key")
 
 
 def test_what_is_hidden_of_a_subject_is_null_in_the_table_and_nowhere_else(drawn, report, recipe, tmp_path) -> None:

@@ -131,6 +131,13 @@ def _judgements(commands: argparse._SubParsersAction[Parser]) -> None:
     audit.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(audit, shown=("gates", "compute"))
 
+    internal = "write an internal page with the most suspicious synthetic images beside real ones; it is never to be shared"
+    neighbours = _command(commands, "neighbours", verbs.neighbours, internal, "COHORT DATASET REPORT OUT.html [--count N]", False)
+    for name in ("cohort", "dataset", "report"):
+        neighbours.add_argument(name, type=Path, metavar=name.upper(), help=f"folder of the {name.capitalize()}")
+    neighbours.add_argument("out", type=Path, metavar="OUT.html", help="page to write, outside every record and release")
+    neighbours.add_argument("--count", type=_count, default=24, metavar="N", help="synthetic images to show (default 24)")
+
     compare = _command(
         commands, "compare", verbs.compare, "train and judge several methods on one Dataset", "DATASET OUT [--methods NAME ...]"
     )

@@ -148,6 +148,14 @@ def audit(arguments: argparse.Namespace) -> int:
     return 0 if done.passed else GateFailed.exit_status
 
 
+def neighbours(arguments: argparse.Namespace) -> int:
+    """Write the internal page of synthetic images beside their nearest real ones."""
+    from medpipe.gates.neighbours import neighbours
+
+    print(neighbours(arguments.cohort, arguments.dataset, arguments.report, arguments.out, count=arguments.count), flush=True)
+    return 0
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Compare methods."""
     from medpipe import cli_show

@@ -14,7 +14,7 @@ TINY: dict[str, Any] = {
     "images": {"size": 16, "split": "given", "validation": 0.1, "holdout": 0.2, "test": 0.1, "shard": 64, "patients_per_class_min": 1},
     "model": {"channels": [32, 32], "blocks": [1, 1]},
     "train": {"images": 512, "batch": 64, "warmup_images": 64, "state_images": 128, "compile": "off"},
-    "cohort": {"images": 64, "steps": 2, "shard": 32, "batch": 32},
+    "cohort": {"images": 64, "spare": 0, "steps": 2, "shard": 32, "batch": 32},
     "gates": {
         "resamples": 20,
         "feature_images": 512,

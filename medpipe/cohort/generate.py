@@ -108,7 +108,7 @@ def generate(
             for rows in store.shards(out)
             if not (marks / str(rows.start)).exists()
         ]
-        total = recipe.cohort.images
+        total = store.open_array(out).shape[0]
         made = total - sum(shard.stop - shard.start for shard in missing)
         progress("generate", made, total)
         for shard, _ in each(executor, sample_shard, missing):
@@ -135,7 +135,7 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
         np.save(state / MASKS, given.labels[given.choose(table["label"], recipe.seed)])
     attributes = {"synthetic": True} | {key: model[key] for key in ("spacing_mm", "patient_orientation", "modality")}
     form = autoencoder.image_form(model)
-    of = (recipe.cohort.images, tuple(form["shape"]), form["dtype"])
+    of = (len(table), tuple(form["shape"]), form["dtype"])
     store.create(out, *of, shard=recipe.cohort.shard, masks=masks is not None, attributes=attributes)
     return model
 
@@ -223,7 +223,7 @@ def _fresh(noise: plan.Draws, device: str) -> torch.Tensor:
 
 
 def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> dict[str, Any]:
-    settings = recipe.cohort
+    settings, made = recipe.cohort, store.open_array(out).shape[0]
     copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
     form = autoencoder.image_form(model)
     return (
@@ -231,10 +231,11 @@ def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> 
         | form
         | dict(plan.sampling(settings, model).said)
         | {
-            "images": settings.images,
+            "images": made,
+            "asked": settings.images,
             "masks": bool(store.has(out, "mask")),
             "composition": settings.composition,
             "balance": settings.balance,
-            "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
+            "cost": {"seconds": round(seconds, 1), "images_per_s": round(made / max(seconds, 1e-9), 1)},
         }
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from medpipe.errors import InputError
@@ -124,7 +125,7 @@ def shown(images: int, all_: float, each: Sequence[float], generator: torch.Gene
 ANY = ""
 """The class of images where there are no classes."""
 COMBINATION_MIN = 11
-"""A combination of fewer training images is no group: it would be told on purpose."""
+"""A combination of fewer training patients is no group: it would be told on purpose."""
 
 
 def group(label: str, *values: str) -> str:
@@ -135,6 +136,7 @@ def group(label: str, *values: str) -> str:
 def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mapping[str, Any]]) -> Conditions:
     """Learn the conditions from the training rows: the class where there is one, then the covariates as the Dataset lists them."""
     labels = table["label"].fillna(ANY) if classes else pd.Series(ANY, index=table.index)
+    people = table["patient"] if "patient" in table else pd.Series(range(len(table)), index=table.index)
     items = []
     if classes:
         shares = {name: float((labels == name).mean()) for name in classes}
@@ -142,43 +144,48 @@ def fit(table: pd.DataFrame, classes: Sequence[str], covariates: Sequence[Mappin
     before: list[str] = []
     for covariate in covariates:
         column = table[covariate["name"]]
-        combined = _combinations(table, labels, before, column)
+        combined = _combinations(table, labels, before, column, people)
         groups = {ANY: column} | {name: column[labels == name] for name in classes} | combined
         if covariate["kind"] == "categorical":
             values = tuple(covariate["values"])
-            population = {name: _shares(part, values, all_=name not in combined) for name, part in groups.items()}
-            rare = {name: _rare(part, values) for name, part in groups.items() if name not in combined}
+            population = {name: _shares(part, values, people, all_=name not in combined) for name, part in groups.items()}
+            rare = {name: _rare(part, values, people) for name, part in groups.items() if name not in combined}
             items.append(Condition(covariate["name"], "categorical", values, population=population, rare=rare))
             before.append(covariate["name"])
         else:
             column = column.astype(float)
             sd = float(column.std()) if column.notna().sum() > 1 else 1.0
-            population = {group: _spread(part.astype(float).dropna()) for group, part in groups.items()}
+            known = {name: part.astype(float).dropna() for name, part in groups.items()}
+            common = {name: part for name, part in known.items() if name == ANY or people[part.index].nunique() >= COMBINATION_MIN}
+            population = {name: _spread(part) for name, part in common.items()}
             items.append(
                 Condition(covariate["name"], "continuous", mean=float(np.nan_to_num(column.mean())), sd=sd or 1.0, population=population)
             )
     return Conditions(tuple(items))
 
 
-def _shares(column: pd.Series[Any], values: Sequence[str], *, all_: bool) -> dict[str, float]:
-    """Return the share of each value; without `all_`, a value that too few images have is not told, unless all are like that."""
+def _shares(column: pd.Series[Any], values: Sequence[str], people: pd.Series[Any], *, all_: bool) -> dict[str, float]:
+    """Return the share of each value; without `all_`, a value that too few patients have is not told, unless all are like that."""
     counts = {value: int((column == value).sum()) for value in values}
-    common = {value: count if count >= COMBINATION_MIN else 0 for value, count in counts.items()}
+    shared = {value: people[column.index[column == value]].nunique() for value in values}
+    common = {value: count if shared[value] >= COMBINATION_MIN else 0 for value, count in counts.items()}
     told = common if not all_ and any(common.values()) else counts
     return {value: count / max(len(column), 1) for value, count in told.items()}
 
 
-def _rare(column: pd.Series[Any], values: Sequence[str]) -> list[str]:
-    return [value for value in values if int((column == value).sum()) < COMBINATION_MIN]
+def _rare(column: pd.Series[Any], values: Sequence[str], people: pd.Series[Any]) -> list[str]:
+    return [value for value in values if people[column.index[column == value]].nunique() < COMBINATION_MIN]
 
 
-def _combinations(table: pd.DataFrame, labels: pd.Series[str], before: Sequence[str], column: pd.Series[Any]) -> dict[str, pd.Series[Any]]:
-    """Return the values of `column` in each combination of class and the covariates `before` that is common enough."""
+def _combinations(
+    table: pd.DataFrame, labels: pd.Series[str], before: Sequence[str], column: pd.Series[Any], people: pd.Series[Any]
+) -> dict[str, pd.Series[Any]]:
+    """Return the values of `column` in each combination of class and the covariates `before` that enough of `people` have."""
     found = {}
     for depth in range(1, len(before) + 1):
         known = table[list(before[:depth])].notna().all(axis=1) & column.notna()
         for key, part in column[known].groupby([labels[known], *(table.loc[known, name] for name in before[:depth])], sort=True):
-            if len(part) >= COMBINATION_MIN:
+            if people[part.index].nunique() >= COMBINATION_MIN:
                 found[group(*(str(value) for value in key))] = part
     return found
 
@@ -201,12 +208,12 @@ def draw(
     """Draw what each of `images` synthetic images is conditioned on: one column per condition; of some `classes`, or of all.
 
     The values of the categorical covariate `balance` are equally frequent within each class, those of at least COMBINATION_MIN
-    training images of the class; all else is drawn given them.
+    training patients of the class; all else is drawn given them.
 
     Classes come in exact shares (largest remainder); a covariate is drawn within the class and the categorical covariates
-    before it, as far as that combination is common in the training images, so that a scanner stays at its site and
-    no rare combination is repeated on purpose; continuous ones lie between the 5th and the 95th percentile. Raises InputError
-    for a class that training never saw, and for a covariate that cannot be balanced.
+    before it, as far as that combination is common among the training patients, so that a scanner stays at its site and
+    no rare combination is repeated on purpose; continuous ones are drawn from a normal distribution cut at the 5th and the 95th
+    percentile, never copied. Raises InputError for a class that training never saw, and for a covariate that cannot be balanced.
     """
     labels = next((item.seen for item in conditions.items if item.name == "label"), ())
     if never := [name for name in classes if name not in labels]:
@@ -232,9 +239,7 @@ def draw(
             spread = _of_group(item, key)
             if item.kind == "continuous":
                 if spread:
-                    column[here] = np.clip(generator.normal(spread["mean"], spread["sd"], len(here)), spread["low"], spread["high"]).round(
-                        1
-                    )
+                    column[here] = _within(spread, len(here), generator).round(1)
             elif sum(spread.values()) > 0:
                 weights = np.array([spread[value] for value in item.values])
                 column[here] = generator.choice(np.array(item.values, dtype=object), len(here), p=weights / weights.sum())
@@ -296,6 +301,15 @@ def _shares_of(item: Condition, way: tuple[str, ...]) -> dict[str, float]:
     spread = _of_group(item, way)
     total = sum(spread.values())
     return {value: share / total for value, share in spread.items()} if total else {}
+
+
+def _within(spread: Mapping[str, float], n: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw from the normal distribution cut at its ends; values heaped on an end would tell it, which may be a patient's."""
+    mean, sd, low, high = (spread[name] for name in ("mean", "sd", "low", "high"))
+    if sd <= 0 or low >= high:
+        return np.full(n, mean)
+    ends = ndtr((np.array([low, high]) - mean) / sd)
+    return np.asarray(mean + sd * ndtri(generator.uniform(*ends, n)))
 
 
 def _exact(values: Sequence[str], shares: NDArray[np.float64], images: int, generator: np.random.Generator) -> NDArray[Any]:

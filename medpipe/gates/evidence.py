@@ -14,12 +14,7 @@ from medpipe.gates.verdict import Verdict
 
 NOT_ASSESSED = (
     ("membership inference", "Whether an attacker could tell from the images or the model that a given patient was trained on."),
-    ("re-identification of a patient", "Whether an image that is no copy could still be matched to another image of the same patient."),
     ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
-    (
-        "disclosure by the table",
-        "Whether a combination of covariates singles out a patient; those of fewer than 11 training images are not drawn on purpose.",
-    ),
     (
         "too good to be true",
         "Distances below those of real held-out images: they can be a sign of memorised images and are not gated by themselves.",

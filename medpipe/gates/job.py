@@ -21,7 +21,9 @@ from medpipe.recipe import Recipe
 from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
-Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "curve", "rare", "segment", "embed", "selftest"]
+Kind = Literal[
+    "encoder", "calibrate", "score", "planted", "describe", "utility", "curve", "rare", "segment", "embed", "selftest", "reidentify"
+]
 BLOCK = 512
 """Images in a job over many images."""
 PLAN = "plan"

@@ -15,7 +15,19 @@ import torch
 from numpy.typing import NDArray
 
 from medpipe import seeds, store
-from medpipe.gates import alignment, copies, distributions, features, fidelity, learning_curve, rare_class, segmentation, selftest, utility
+from medpipe.gates import (
+    alignment,
+    copies,
+    distributions,
+    features,
+    fidelity,
+    learning_curve,
+    rare_class,
+    reidentification,
+    segmentation,
+    selftest,
+    utility,
+)
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import BLOCK, ENCODER, PLAN, Arrays, Job, cohort_images, found, numbers, save
 from medpipe.images.dataset import Dataset
@@ -53,6 +65,8 @@ def _result(job: Job) -> Arrays:
             result = _embed(job)
         case "selftest":
             result = _selftest(job)
+        case "reidentify":
+            result = _reidentify(job)
         case _:
             assert_never(job.kind)
     return result
@@ -152,6 +166,15 @@ def _selftest(job: Job) -> Arrays:
         seed,
     )
     return {"rejected_by": np.array(gates, dtype=np.str_), "n": np.array(len(judge))}
+
+
+def _reidentify(job: Job) -> Arrays:
+    """How well a verifier tells patients apart, and the best match of each image among the training patients."""
+    seed, _ = job.settings
+    people, plan = Dataset.open(job.dataset).index["patient"].to_numpy(), found(job.state, PLAN)
+    kinds = ("train", "holdout", "cohort")
+    train, held, made = (reidentification.joined(_embedded(job.state, what, plan[f"embed_{what}"])) for what in kinds)
+    return reidentification.measure(train, people[plan["embed_train"]], held, people[plan["embed_holdout"]], made, seed)
 
 
 def _embedded(state: Path, what: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

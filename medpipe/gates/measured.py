@@ -9,7 +9,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe.gates import asked, bias, copies, copy_gate, fairness, features, fidelity, fidelity_gate, of_use, plan, selftest, utility_gate
+from medpipe.gates import (
+    asked,
+    bias,
+    copies,
+    copy_gate,
+    disclosure,
+    fairness,
+    features,
+    fidelity,
+    fidelity_gate,
+    of_use,
+    plan,
+    reidentification,
+    selftest,
+    table_attacks,
+    utility_gate,
+)
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import Job, found, numbers
 from medpipe.gates.verdict import Verdict
@@ -121,6 +137,22 @@ class Measured:
         tried = {job.what: found(job.state, job.name) for job in self.work if job.kind == "selftest"}
         rows = selftest.table({what: result["rejected_by"].tolist() for what, result in tried.items()})
         return selftest.assess(rows, max((int(result["n"]) for result in tried.values()), default=0)), rows
+
+    def table(self) -> disclosure.Found:
+        """Judge what the released table may tell: which covariates are hidden in which row, and identifiers."""
+        real = self.data.index.iloc[self.rows["train"]]
+        return disclosure.assess(real, self.index, self.covariates, self.classes, self.recipe.gates)
+
+    def attacks(self, released: pd.DataFrame) -> tuple[list[Verdict], list[dict[str, Any]], list[dict[str, str]]]:
+        """Attack the table as it is `released`; return verdicts, tables, and what could not be judged."""
+        return table_attacks.of_tables(self.data, released, self.covariates, self.classes, self.recipe)
+
+    def patients(self) -> reidentification.Found:
+        """Judge whether synthetic images can be matched to training patients."""
+        if (why := plan.unidentifiable(self.data, self.rows)) is not None:
+            return reidentification.Found(None, None, why, None)
+        job = next(job for job in self.work if job.kind == "reidentify")
+        return reidentification.assess(found(job.state, job.name), self.recipe.gates)
 
     def composition(self) -> Verdict | None:
         """Judge the shares of the classes, and within them those of a covariate that was to be balanced."""

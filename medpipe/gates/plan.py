@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medpipe import seeds
 from medpipe.errors import InputError
-from medpipe.gates import copies, of_use, selftest
+from medpipe.gates import copies, of_use, reidentification, selftest
 from medpipe.gates.job import BLOCK, Job, Kind, found, numbers
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -125,9 +125,18 @@ def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[
 
 
 def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
-    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose."""
+    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose, and re-identification."""
     tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
-    return [Job("selftest", what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for what in tried]
+    kinds: list[tuple[Kind, str]] = [("selftest", what) for what in tried]
+    kinds += [("reidentify", "patients")] if unidentifiable(data, rows) is None else []
+    return [Job(kind, what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for kind, what in kinds]
+
+
+def unidentifiable(data: Dataset, rows: dict[str, Rows]) -> str | None:
+    """Say why patients cannot be re-identified in this Dataset; None where that can be tried."""
+    people = data.index["patient"].to_numpy()
+    split = str(data.record.made_from["settings"].get("images", {}).get("split", "patient"))
+    return reidentification.unfit(people[rows["embed_train"]].tolist(), people[rows["embed_holdout"]].tolist(), split)
 
 
 def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,9 @@ from medpipe.gates import (
     evidence,
     expectations,
     jobs,
+    officer,
     plan,
+    privacy,
     segmentation,
 )
 from medpipe.gates.job import PLAN, Job, done, save
@@ -115,12 +117,13 @@ def _ranges(data: Dataset, covariates: list[dict[str, Any]], train: NDArray[np.i
 def _write(measured: Measured, out: Path) -> dict[str, Any]:
     """Judge, write the Report's files, and return the record's facts."""
     copied = measured.copies()
-    verdicts = [*copied.verdicts, *measured.fidelity()]
+    guarded = privacy.assess(measured, copied)
+    verdicts = [*copied.verdicts, *guarded.verdicts, *measured.fidelity()]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
     used, tables = measured.use()
     verdicts += used
     fair, by_group, of_groups = measured.fairness(copied.withheld)
-    tables += of_groups
+    tables += [*of_groups, *guarded.tables]
     tested, tried = measured.self_test()
     verdicts += [*fair, *([tested] if tested is not None else [])]
     facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": measured.covariates}
@@ -132,14 +135,17 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
+    report["not_assessed"] = [*guarded.gaps, *report["not_assessed"]]
+    report["quarantine"] = guarded.selection.as_json()
+    report["privacy"] = officer.section(report)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
+    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"]) | guarded.columns).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
     data_docs.write(out, {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
     withheld = {int(row) for row in np.flatnonzero(copied.withheld)}
     fingerprints = {"dataset": measured.data.record.content}
-    page = report_page.render(report, measured.cohort.path, withheld=withheld, fingerprints=fingerprints)
+    page = report_page.render(report, measured.cohort.path, withheld=withheld, selection=guarded.selection, fingerprints=fingerprints)
     records.write_bytes(out / "report.html", page.encode())
     return {
         "passed": passed,
@@ -147,4 +153,5 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
         "failed": [verdict.name for verdict in verdicts if not verdict.passed],
         "withheld": len(withheld),
         "images": len(measured.index),
+        **{name: guarded.selection.as_json()[name] for name in ("asked", "replaced", "short")},
     }

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from medpipe import preview, records
 from medpipe.consent import evidence
-from medpipe.release import charts
+from medpipe.release import charts, refill
 from medpipe.release.card import LIMITS, About, kind_of_images, shortfall
+from medpipe.release.refill import Selection
 
 SMALL_CELL = 11
 QUESTIONS = {
@@ -41,17 +43,20 @@ def render(
     cohort: Path,
     *,
     withheld: Collection[int] = (),
+    selection: Selection | None = None,
     fingerprints: Mapping[str, str] | None = None,
     about: About | None = None,
     per_class: int = 8,
 ) -> str:
     """Render `report` on the Cohort at `cohort` as one self-contained HTML page.
 
-    Images of the rows in `withheld` are not shown. `fingerprints` names what the chain is made of beyond the Cohort's own
-    record ("dataset", "report"); `about` makes it the page of a Release. Real counts that are null are shown as
-    suppressed. Raises RecordError when `cohort` is not a Cohort.
+    Images of the rows in `withheld` are not shown; `selection` says what became of all that were made. `fingerprints` names what
+    the chain is made of beyond the Cohort's own record ("dataset", "report"); `about` makes it the page of a Release. Real counts
+    that are null are shown as suppressed. Raises RecordError when `cohort` is not a Cohort.
     """
     record = records.load(cohort, "Cohort")
+    made = int(record.facts["images"])
+    selection = selection or refill.Selection(made, made, len(withheld), np.empty(made - len(withheld), np.int64), 0)
     small_cell = int(report.get("small_cell") or SMALL_CELL)
     verdicts = list(report["verdicts"])
     fingerprints = {"cohort": record.content, **record.made_from["inputs"], **(fingerprints or {})}
@@ -60,8 +65,9 @@ def render(
         about=about,
         facts=record.facts,
         size=" × ".join(str(side) for side in record.facts["shape"][1:]),
-        images=int(record.facts["images"]) - len(withheld),
-        withheld=len(withheld),
+        images=len(selection.rows),
+        selection=selection,
+        withheld=selection.withheld,
         passed=bool(report["passed"]) and all(verdict["passed"] for verdict in verdicts) and bool(verdicts),
         verdicts=verdicts,
         groups=_groups(verdicts),
@@ -75,6 +81,8 @@ def render(
             {**table, "drawing": Markup(charts.lines(**table["chart"])) if table.get("chart") else None}
             for table in report.get("tables", [])
         ],
+        privacy=report.get("privacy"),
+        decision=about.decision if about else None,
         curve=_curve(cohort / "training.parquet"),
         chain=[(title, fingerprints[role], meaning) for role, title, meaning in CHAIN if role in fingerprints],
         code=record.made_from["code"],

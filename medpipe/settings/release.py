@@ -53,6 +53,10 @@ class GatesSettings(Section):
     """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
+    diversity_min: Annotated[int, Field(ge=1, le=20)] = 2
+    """Classes that training patients with the same released covariates must have at least (l-diversity)."""
+    disclosure_risk_max: Fraction = 0.1
+    """Risk that an attack on the released table may bring a training patient, at the interval's upper end."""
     fairness_utility_gap_max: Fraction = 0.1
     """How much more AUC training on synthetic images may cost a group of patients than it costs all."""
     fairness_share_gap_max: Fraction = 0.1
@@ -76,6 +80,8 @@ class ReleaseSettings(Section):
     """Address for questions."""
     licence: str = "CC-BY-4.0"
     """Licence of the release, as an SPDX identifier."""
+    approved_by: str | None = None
+    """Role or name of who approves this release, such as "data-protection officer"; stands on the page and in the evidence."""
     published: date | None = None
     """Date of publication (YYYY-MM-DD) for the citation; empty leaves it out, so that the bytes do not depend on the day."""
 

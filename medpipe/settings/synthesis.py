@@ -150,7 +150,9 @@ class CohortSettings(Section):
     """The synthetic cohort."""
 
     images: Positive = 1_000
-    """Synthetic images to make."""
+    """Synthetic images asked for."""
+    spare: Fraction = 0.05
+    """Share of images made on top, each class its part, from which a release replaces those that the gates withhold."""
     composition: Literal["as_trained", "balanced"] = "as_trained"
     """Classes as frequent as in the training data, or equally frequent."""
     classes: list[str] = []

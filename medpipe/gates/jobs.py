@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from medpipe import seeds, store
-from medpipe.gates import alignment, copies, distributions, features, fidelity, selftest, utility
+from medpipe.gates import alignment, copies, distributions, features, fidelity, membership, selftest, utility
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import BLOCK, ENCODER, PLAN, Arrays, Job, cohort_images, found, numbers, save
 from medpipe.images.dataset import Dataset
@@ -47,6 +47,8 @@ def _result(job: Job) -> Arrays:
             result = _embed(job)
         case "selftest":
             result = _selftest(job)
+        case "attack":
+            result = membership.attack(job)
         case _:
             assert_never(job.kind)
     return result

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, plan, selftest, utility_gate
+from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, membership_gate, plan, selftest, utility_gate
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import Job, found, numbers
 from medpipe.gates.verdict import Verdict
@@ -93,6 +93,24 @@ class Measured:
             fairness.expected(groups, train, self.real, self.made),
         )
         return fairness.assess(groups, compared, self.recipe.gates, self.recipe.seed)
+
+    def membership(self) -> membership_gate.Found:
+        """Judge what the model and the cohort tell of who was trained on."""
+        settings, seed, rows = self.recipe.gates, self.recipe.seed, self.rows
+        raw = {who: plan.gathered(self.work, "embed", part) for who, part in (("members", "train"), ("others", "holdout"), ("cohort", "cohort"))}
+        statistics = {
+            who: {name: of[name][np.searchsorted(rows[part], rows[f"embed_{part}"])] for name in fidelity.STATISTICS} if of else {}
+            for who, part, of in (("members", "train", self.train), ("others", "holdout", self.held))
+        }
+        both = {"members": "train", "others": "holdout"}
+        places = {who: np.searchsorted(rows[f"embed_{part}"], rows[f"attack_{who}"]) for who, part in both.items()}
+        attacked = {who: plan.gathered(self.work, "attack", who) for who in both}
+        train = np.isin(np.arange(len(self.real)), rows["train"])
+        groups = {
+            group.name: (group.real[rows["attack_members"]], group.real[rows["attack_others"]])
+            for group in fairness.find(self.data.index, self.index, self.covariates, self.classes, train)
+        }
+        return membership_gate.all_of(attacked, raw, statistics, places, groups, settings, seed)
 
     def arms(self) -> dict[str, list[NDArray[np.float32]]]:
         """Return the probabilities of the classifiers of each arm of the utility gate."""

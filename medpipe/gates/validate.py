@@ -22,6 +22,7 @@ from medpipe.gates import (
     evidence,
     expectations,
     jobs,
+    membership,
     plan,
 )
 from medpipe.gates.job import PLAN, Job, done, save
@@ -36,31 +37,45 @@ from medpipe.release import report_page
 from medpipe.threads import threads
 
 
-def made_from(cohort: Path, dataset: Path, recipe: Recipe) -> MadeFrom:
+def made_from(cohort: Path, dataset: Path, recipe: Recipe, checkpoint: Path | None = None) -> MadeFrom:
     """Say what the Report would be made from."""
     inputs = {"cohort": records.load(cohort, "Cohort").content, "dataset": records.load(dataset, "Dataset").content}
+    if checkpoint is not None:
+        inputs["checkpoint"] = records.load(checkpoint, "Checkpoint").content
     return MadeFrom("Report", inputs, recipe.settings("gates"), recipe.seed, __version__)
 
 
 def validate(
-    cohort: Path, dataset: Path, out: Path, recipe: Recipe, *, executor: Executor | None = None, progress: Progress = silent
+    cohort: Path,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
 ) -> Record:
     """Judge the Cohort at `cohort` against the Dataset at `dataset` and write the Report to `out`.
 
-    Raises RecordError for an altered input, InputError where the two do not belong together. A failed gate is no error.
+    With the Checkpoint that made the Cohort, the model itself is attacked, too. Raises RecordError for an altered input,
+    InputError where they do not belong together. A failed gate is no error.
     """
-    wanted = made_from(cohort, dataset, recipe)
+    wanted = made_from(cohort, dataset, recipe, checkpoint)
     if (report := records.finished(out, wanted)) is not None:
         return report
     source, data = records.load(cohort, "Cohort", verify=True), Dataset.open(dataset, verify=True)
     plan.comparable(source, data.record)
+    model = None if checkpoint is None else membership.belongs(records.load(checkpoint, "Checkpoint", verify=True), source, data.record)
     begun = time.monotonic()
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
         known, holdout = plan.known_digests(data)
         rows = plan.parts(data, holdout, index, recipe.seed)
+        rows |= membership.chosen(rows["embed_train"], rows["embed_holdout"], recipe.gates.membership_images, recipe.seed)
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
+        if model is not None:
+            work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model)
         later = plan.second(source.path, data, making.state, recipe, rows)
         last = plan.third(source.path, data, making.state, recipe, rows)
         _run((work, later, last), executor, progress)
@@ -116,8 +131,9 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     verdicts = [*copied.verdicts, *measured.fidelity()]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
     fair, by_group = measured.fairness(copied.withheld)
+    member = measured.membership()
     tested, tried = measured.self_test()
-    verdicts += [*fair, *([tested] if tested is not None else [])]
+    verdicts += [*member.verdicts, *fair, *([tested] if tested is not None else [])]
     facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": measured.covariates}
     wanted = expectations.of_index(facts, _ranges(measured.data, measured.covariates, measured.rows["train"]))
     of_index = expectations.check(measured.index, wanted, "index")
@@ -126,8 +142,8 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = []
-    report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
+    tables: list[dict[str, Any]] = [*member.tables]
+    report = evidence.report(measured, verdicts, copied, by_group, tried, tables, member.gaps)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
     pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})

@@ -41,6 +41,12 @@ class GatesSettings(Section):
     """Share of each required kind of planted copies that the detector must find, or its silence proves nothing."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
+    membership_images: Annotated[int, Field(ge=50, le=100_000)] = 512
+    """Training images, and as many held-out ones, on which membership attacks are tried; 0.1 % false positives need 1,000 of them."""
+    membership_model_excess_max: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """How much better than chance (AUC) someone who has the model may tell who was trained on."""
+    membership_cohort_excess_max: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """How much better than chance (AUC) someone who has the cohort alone may tell who was trained on."""
     fairness_utility_gap_max: Fraction = 0.1
     """How much more AUC training on synthetic images may cost a group of patients than it costs all."""
     fairness_share_gap_max: Fraction = 0.1

@@ -81,8 +81,9 @@ class Split:
     reader: Reader
     mean: float
     vectors: Tensor
-    """Condition vectors (N, K) of its images."""
+    """Condition vectors (N, K) of its images, canaries last."""
     labels: list[str | None]
+    """Classes of its images without the canaries, which have none."""
     masks: Tensor | None = None
     """Label maps (N, 1, …) of its images as they are stored, where the network is given masks."""
 

@@ -9,7 +9,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe.gates import copies, copy_gate, fairness, features, fidelity, fidelity_gate, membership_gate, plan, selftest, utility_gate
+from medpipe.gates import (
+    copies,
+    copy_gate,
+    fairness,
+    features,
+    fidelity,
+    fidelity_gate,
+    membership,
+    membership_gate,
+    plan,
+    selftest,
+    utility_gate,
+)
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.job import Job, found, numbers
 from medpipe.gates.verdict import Verdict
@@ -30,9 +42,10 @@ class Measured:
         known: set[bytes],
         work: list[Job],
         recipe: Recipe,
+        model: Record | None = None,
     ) -> None:
         self.cohort, self.data, self.index, self.rows, self.work, self.recipe = cohort, data, index, rows, work, recipe
-        self.known = known
+        self.known, self.model = known, model
         self.classes: list[str] = list(cohort.facts["classes"])  # none where candidates of others came without
         self.covariates: list[dict[str, Any]] = list(cohort.facts["covariates"])
         self.real = numbers(data.index["label"], self.classes)
@@ -97,14 +110,14 @@ class Measured:
     def membership(self) -> membership_gate.Found:
         """Judge what the model and the cohort tell of who was trained on."""
         settings, seed, rows = self.recipe.gates, self.recipe.seed, self.rows
-        raw = {who: plan.gathered(self.work, "embed", part) for who, part in (("members", "train"), ("others", "holdout"), ("cohort", "cohort"))}
+        both = {"members": "train", "others": "holdout"}
+        raw = {who: plan.gathered(self.work, "embed", part) for who, part in (both | {"cohort": "cohort"}).items()}
         statistics = {
             who: {name: of[name][np.searchsorted(rows[part], rows[f"embed_{part}"])] for name in fidelity.STATISTICS} if of else {}
             for who, part, of in (("members", "train", self.train), ("others", "holdout", self.held))
         }
-        both = {"members": "train", "others": "holdout"}
         places = {who: np.searchsorted(rows[f"embed_{part}"], rows[f"attack_{who}"]) for who, part in both.items()}
-        attacked = {who: plan.gathered(self.work, "attack", who) for who in both}
+        attacked = {who: plan.gathered(self.work, "attack", who) for who in (*both, membership.CANARIES)}
         train = np.isin(np.arange(len(self.real)), rows["train"])
         groups = {
             group.name: (group.real[rows["attack_members"]], group.real[rows["attack_others"]])

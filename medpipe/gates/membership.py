@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medpipe import seeds
-from medpipe.diffusion import autoencoder, checkpoint
+from medpipe import records, seeds
+from medpipe.diffusion import autoencoder, canaries, checkpoint
 from medpipe.diffusion.conditioning import Conditions
 from medpipe.diffusion.denoiser import Denoiser
 from medpipe.diffusion.maps import Maps
+from medpipe.errors import InputError
 from medpipe.gates import fidelity
 from medpipe.gates.job import PLAN, Arrays, Job, found
 from medpipe.images.dataset import Dataset
-from medpipe.errors import InputError
 from medpipe.images.transforms import to_model
 from medpipe.records import Record
 
@@ -33,6 +33,7 @@ NEAR, STEP, FAR = 0.05, 0.25, 0.3
 """Levels of the scores without a draw: where the model's own noise is read, where it is put to use, and one step beyond."""
 SCORES = (*(f"loss at {level:g} σ_data" for level in LEVELS), "own noise", "step and back")
 BATCH = 128
+CANARIES = "canaries"
 _TINY = 1e-12
 
 
@@ -102,13 +103,12 @@ def _scores(denoiser: Denoiser, clean: Tensor, conditions: Tensor, maps: Tensor 
     return np.asarray(torch.stack(columns, 1).clamp(min=_TINY).log().numpy(), dtype=np.float64)
 
 
-def belongs(model: Record, cohort: Record, data: Record) -> Path:
-    """Return where the Checkpoint lies; raises InputError unless it made the Cohort, and learned from the Dataset."""
+def belongs(model: Record, cohort: Record, data: Record) -> None:
+    """Raise InputError unless the Checkpoint made the Cohort, and learned from the Dataset."""
     if cohort.made_from["inputs"].get("checkpoint") != model.content:
         raise InputError(f"{cohort.path} was not made by the Checkpoint {model.path}: give the one it was sampled from, or none")
     if model.made_from["inputs"].get("dataset", data.content) != data.content:
         raise InputError(f"the Checkpoint {model.path} was not trained on {data.path}: validate against the Dataset that it was trained on")
-    return model.path
 
 
 def chosen(train: NDArray[np.int64], holdout: NDArray[np.int64], most: int, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -119,7 +119,8 @@ def chosen(train: NDArray[np.int64], holdout: NDArray[np.int64], most: int, seed
 
 def planned(cohort: Path, dataset: Path, state: Path, recipe: str, rows: Mapping[str, NDArray[np.int64]], model: Path) -> list[Job]:
     """Return the jobs that attack the Checkpoint `model`."""
-    return [
+    count = 2 * int(records.load(model, "Checkpoint").facts.get("canaries", 0))
+    return [Job("attack", CANARIES, 0, count, cohort, dataset, state, recipe, model)] * bool(count) + [
         Job("attack", who, start, min(start + BATCH, len(rows[f"attack_{who}"])), cohort, dataset, state, recipe, model)
         for who in ("members", "others")
         for start in range(0, len(rows[f"attack_{who}"]), BATCH)
@@ -127,9 +128,14 @@ def planned(cohort: Path, dataset: Path, state: Path, recipe: str, rows: Mapping
 
 
 def attack(job: Job) -> Arrays:
-    """Attack a block of members or others: the model's scores, and statistics of the images."""
+    """Attack a block of members or others, or the canaries: the model's scores, and statistics of the images."""
     assert job.checkpoint is not None
     seed, _ = job.settings
-    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)[f"attack_{job.what}"][job.start : job.stop]
-    model = Attacked(job.checkpoint)
+    data, model = Dataset.open(job.dataset), Attacked(job.checkpoint)
+    if job.what == CANARIES:
+        images = canaries.made(data, job.stop // 2, records.load(job.checkpoint, "Checkpoint").made_from["seed"])
+        clean = torch.from_numpy(to_model(images)) - model.model["data_mean"]
+        asked = torch.zeros(len(images), model.conditions.width)
+        return {"scores": model.scores(clean, asked, range(-len(images), 0), seed)}
+    rows = found(job.state, PLAN)[f"attack_{job.what}"][job.start : job.stop]
     return {"scores": model.scores(*model.seen(data, rows), rows.tolist(), seed), **fidelity.statistics(data.images(rows))}

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from medpipe import seeds
+from medpipe.diffusion import canaries
 from medpipe.gates import attack, features, fidelity, membership
 from medpipe.gates.copy_gate import HOLDOUT_MIN, UNCERTIFIED
 from medpipe.gates.job import Arrays
 from medpipe.gates.table import table
 from medpipe.gates.verdict import Verdict, judge
+from medpipe.records import Record
 from medpipe.settings import GatesSettings
 
 MODEL, COHORT = "membership_model", "membership_cohort"
@@ -37,9 +39,14 @@ _ON = {
     MODEL: "the model itself and an image can tell whether its patient was trained on: 0.5 is chance",
     COHORT: "the synthetic images alone and an image can tell whether its patient was trained on: 0.5 is chance",
 }
+_CANARIES = (
+    "Made-up outliers were trained on, others like them were not. Exposure is log2 of how far up a planted one ranks by its loss among "
+    "those held back (Carlini et al. 2019): rare patients would fare no better than they."
+)
 _SAID = (
-    "Members are training images, others are images of patients that the model never saw. AUC with its 95 % interval, 0.5 is chance; and "
-    "the share of members that is found where 1 % or 0.1 % of others are called members by mistake: empty where too few were held out to say."
+    "Members are training images, others are images of patients that the model never saw. AUC with its 95 % interval, 0.5 is chance; "
+    "and the share of members that is found where 1 % or 0.1 % of others are called members by mistake: empty where too few were held "
+    "out to say."
 )
 
 
@@ -169,6 +176,25 @@ def _verdict(name: str, found: attack.Strength, blind: float, excess: float, mem
     )
 
 
+def exposed(attacked: Mapping[str, Arrays]) -> Found:
+    """Show how far the planted canaries stand out from those held back, by the mean of ln loss over the levels of noise."""
+    if not attacked.get(membership.CANARIES):
+        return Found()
+    losses = attacked[membership.CANARIES]["scores"][:, : len(membership.LEVELS)].mean(1)
+    planted, held_back = np.split(losses, 2)
+    exposure, told = canaries.exposures(planted, held_back), attack.strength(-planted, -held_back)
+    figures: list[tuple[str, float | None]] = [
+        ("canaries planted, and as many held back", len(planted)),
+        ("mean exposure, bits", round(float(exposure.mean()), 2)),
+        ("mean exposure of canaries that are not known, bits", round(canaries.by_chance(len(held_back)), 2)),
+        ("highest exposure that can be shown, bits", round(math.log2(len(held_back) + 1), 2)),
+        ("AUC, planted against held back", round(told.auc, 3)),
+        ("its lower end", round(told.low, 3)),
+        ("its upper end", round(told.high, 3)),
+    ]
+    return Found(tables=[table("Canaries: how much is given away of planted outliers", _CANARIES, ("figure", "value"), figures)])
+
+
 def all_of(
     attacked: Mapping[str, Arrays],
     raw: Mapping[str, Mapping[str, NDArray[np.float64]]],
@@ -179,10 +205,24 @@ def all_of(
     seed: int,
 ) -> Found:
     """Judge both attacks: on the model, where a Checkpoint was given and `attacked`, and on the cohort alone."""
-    if all(attacked.values()):
-        found = assess(MODEL, by_model(attacked), groups, settings.membership_model_excess_max, seed)
+    if attacked.get("members") and attacked.get("others"):
+        found = assess(MODEL, by_model(attacked), groups, settings.membership_model_excess_max, seed) + exposed(attacked)
     else:
         found = Found(gaps=[NO_MODEL])
     nothing = np.empty((0, 1))
     alone = by_cohort(raw, statistics, places) if all(raw.values()) else Evidence(["none"], nothing, nothing, nothing, nothing)
     return found + assess(COHORT, alone, groups, settings.membership_cohort_excess_max, seed)
+
+
+def guarantee(model: Record | None) -> Found:
+    """Show the guarantee of differential privacy that a Checkpoint was trained with, or say that there is none."""
+    if model is None:
+        return Found()
+    told = model.facts.get("privacy")
+    if told is None:
+        return Found(gaps=[("differential privacy", "The model was trained without it: what attacks find bounds no attack of tomorrow.")])
+    names = {"epsilon": "ε", "delta": "δ", "noise": "noise, in clipping norms", "clip": "clipping norm", "steps": "steps"}
+    rows = [(said, float(told[name])) for name, said in names.items()]
+    unit, but = told["unit"], told["not_covered"]
+    sentence = f"DP-SGD with the {unit} as unit: no attacker learns more of anyone trained on than ε and δ say. But {but}."
+    return Found(tables=[table("Differential privacy of the training", sentence, ("figure", "value"), rows)])

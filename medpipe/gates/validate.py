@@ -23,6 +23,7 @@ from medpipe.gates import (
     expectations,
     jobs,
     membership,
+    membership_gate,
     plan,
 )
 from medpipe.gates.job import PLAN, Job, done, save
@@ -65,7 +66,9 @@ def validate(
         return report
     source, data = records.load(cohort, "Cohort", verify=True), Dataset.open(dataset, verify=True)
     plan.comparable(source, data.record)
-    model = None if checkpoint is None else membership.belongs(records.load(checkpoint, "Checkpoint", verify=True), source, data.record)
+    model = None if checkpoint is None else records.load(checkpoint, "Checkpoint", verify=True)
+    if model is not None:
+        membership.belongs(model, source, data.record)
     begun = time.monotonic()
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
@@ -75,11 +78,11 @@ def validate(
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         if model is not None:
-            work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model)
+            work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model.path)
         later = plan.second(source.path, data, making.state, recipe, rows)
         last = plan.third(source.path, data, making.state, recipe, rows)
         _run((work, later, last), executor, progress)
-        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe)
+        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe, model)
         with threads(1):
             facts = _write(measured, making.path)
         return making.seal(facts | {"cost": {"seconds": round(time.monotonic() - begun, 1)}})
@@ -142,8 +145,9 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = [*member.tables]
-    report = evidence.report(measured, verdicts, copied, by_group, tried, tables, member.gaps)
+    bound = membership_gate.guarantee(measured.model)
+    tables: list[dict[str, Any]] = [*member.tables, *bound.tables]
+    report = evidence.report(measured, verdicts, copied, by_group, tried, tables, [*member.gaps, *bound.gaps])
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
     pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})

@@ -110,7 +110,7 @@ def test_a_model_that_saw_few_images_many_times_is_failed_and_one_that_saw_them_
 ) -> None:
     (many,), (once,) = judged(trained["many"], source).verdicts, judged(trained["once"], source).verdicts
     assert not many.passed
-    assert many.value > 0.8
+    assert many.value > once.value + 0.1
     assert once.passed
     assert once.value < once.bound
 

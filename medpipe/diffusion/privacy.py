@@ -155,7 +155,8 @@ class PrivateTraining(Training):
         spread = self.mechanism.noise * self.mechanism.clip
         for name, weight in zip(names, self.denoiser.parameters(), strict=True):
             noise = torch.randn(weight.shape, generator=generator) * spread
-            weight.grad = ((total[name] + noise.to(weight.device)) / self.mechanism.batch).contiguous(memory_format=torch.preserve_format)
+            # the fused optimiser walks a weight and its gradient by one set of strides
+            weight.grad = torch.empty_like(weight).copy_((total[name] + noise.to(weight.device)) / self.mechanism.batch)
         self.optimizer.step()
         self.averages.update(batch.size, self.state.images + batch.size)
         return mean
@@ -172,7 +173,7 @@ class PrivateTraining(Training):
             return value, value.detach()
 
         own = vmap(grad(loss, has_aux=True), in_dims=(None, *[0] * len(batch.given)))
-        by_patient = [tensor.unflatten(0, (-1, draws)).to(self.device) for tensor in batch.given] if len(batch.clean) else []
+        by_patient = [tensor.reshape(-1, draws, *tensor.shape[1:]).to(self.device) for tensor in batch.given] if len(batch.clean) else []
         losses = []
         for part in zip(*(torch.split(tensor, AT_ONCE) for tensor in by_patient), strict=True):
             gradients, value = own(weights, *part)

@@ -207,7 +207,7 @@ def _training(source: Path, out: Path, text: str) -> None:
 
 
 def test_a_killed_private_training_goes_on_exactly_and_two_trainings_differ(tmp_path: Path) -> None:
-    source, recipe = sealed(tmp_path / "dataset").path, private(images=1024, state_images=64)
+    source, recipe = sealed(tmp_path / "dataset").path, private(images=512, state_images=64)
     process = multiprocessing.get_context("spawn").Process(target=_training, args=(source, tmp_path / "a" / "x", recipe.model_dump_json()))
     process.start()
     state = tmp_path / "a" / "x" / "state"
@@ -236,7 +236,7 @@ def test_a_killed_private_training_goes_on_exactly_and_two_trainings_differ(tmp_
         ({"train": PRIVATE, "compute": {"processes": 2}}, "one process"),
         ({"train": PRIVATE}, "set cohort.start noise"),
         ({"train": {**PRIVATE, "stop_gap": 0.1}, "cohort": {"start": "noise"}}, "stop_gap"),
-        ({"train": PRIVATE, "model": {"space": "latent"}}, "autoencoder"),
+        ({"train": PRIVATE, "model": {"space": "latent"}, "images": {"size": 16}}, "autoencoder"),
         ({"train": {"dp_noise": 1.0}}, "is needed with"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -159,22 +160,39 @@ def test_a_small_group_is_listed_and_a_large_one_measured() -> None:
     assert "site Z" in found.gaps[0][1]
 
 
-def test_a_report_attacks_the_checkpoint_that_made_the_cohort_and_no_other(
-    trained: dict[str, Record], source: Record, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_made_another_cohort_is_refused(trained: dict[str, Record], source: Record, tmp_path: Path) -> None:
     recipe = small(gates=GATES)
     cohort = generate(trained["once"].path, tmp_path / "cohort", small()).path
     with pytest.raises(InputError, match="was not made by the Checkpoint"):
         validate(cohort, source.path, tmp_path / "report", recipe, checkpoint=trained["many"].path)
+    assert not (tmp_path / "report" / "record.json").exists()
     assert made_from(cohort, source.path, recipe, trained["once"].path).inputs["checkpoint"] == trained["once"].content
-    report = validate(cohort, source.path, tmp_path / "report", recipe, checkpoint=trained["once"].path)
+    assert "checkpoint" not in made_from(cohort, source.path, recipe).inputs
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_attacks_on_the_model_its_canaries_and_that_no_privacy_was_bounded(source: Record, tmp_path: Path) -> None:
+    model = train(source.path, tmp_path / "model", small(train=ONCE | {"canaries": 10}))
+    cohort = generate(model.path, tmp_path / "cohort", small()).path
+    report = validate(cohort, source.path, tmp_path / "report", small(gates=GATES), checkpoint=model.path)
     text = json.loads((report.path / "report.json").read_text())
     assert {"membership_model", "membership_cohort"} <= {verdict["name"] for verdict in text["verdicts"]}
-    assert [table["title"] for table in text["tables"]] == [
+    titles = [table["title"] for table in text["tables"]]
+    assert [title for title in titles if "trained on" in title or "Canaries" in title] == [
         "Who was trained on: attacks on the model",
+        "Canaries: how much is given away of planted outliers",
         "Who was trained on: attacks on the cohort alone",
     ]
-    assert "membership inference on the model" not in [gap["what"] for gap in text["not_assessed"]]
-    alone = validate(cohort, source.path, tmp_path / "alone", recipe)
-    gaps = json.loads((alone.path / "report.json").read_text())["not_assessed"]
-    assert "membership inference on the model" in [gap["what"] for gap in gaps]
+    gaps = [gap["what"] for gap in text["not_assessed"]]
+    assert "membership inference on the model" not in gaps
+    assert "differential privacy" in gaps
+
+
+def test_a_guarantee_is_shown_with_what_it_does_not_cover(trained: dict[str, Record]) -> None:
+    told = {"unit": "patient", "epsilon": 3.0, "delta": 1e-5, "noise": 1.1, "clip": 1.0, "steps": 70, "not_covered": "the classes"}
+    private = dataclasses.replace(trained["once"], facts={**trained["once"].facts, "privacy": told})
+    (table,) = membership_gate.guarantee(private).tables
+    assert table["rows"][0] == ["ε", 3.0]
+    assert "the classes" in table["sentence"]
+    assert membership_gate.guarantee(trained["once"]).gaps[0][0] == "differential privacy"
+    assert membership_gate.guarantee(None) == membership_gate.Found()

@@ -50,6 +50,8 @@ def test_a_cohort_of_other_real_images_passes_every_gate(report: Record) -> None
     assert names[:3] == ["copies_exact", "copies_near", "copy_detector_self_test"]
     assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} <= set(names)
     assert all(verdict["meaning"] for verdict in text["verdicts"])
+    assert "membership_cohort" in names
+    assert "membership inference on the model" in [gap["what"] for gap in text["not_assessed"]], "no Checkpoint was given"
     assert len(pd.read_parquet(report.path / "metrics.parquet")) == report.facts["gates"] == len(names)
 
 

@@ -200,6 +200,8 @@ def _verb(
         default = "beside the key" if name == "deidentify" else "of the workspace"
         verb.add_argument("--ledger", type=Path, metavar="FILE", help=f"consent ledger (default: consent.jsonl {default}, if it is there)")
     if name == "validate":
+        text = "Checkpoint that made the Cohort: the model is attacked as well, not the images alone"
+        verb.add_argument("--checkpoint", type=Path, metavar="CHECKPOINT", help=text)
         verb.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
     verb.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(verb, shown=sections)

@@ -129,7 +129,8 @@ def validate(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
-        report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
+        given = arguments.cohort, arguments.dataset, arguments.out, recipe
+        report = validate(*given, checkpoint=arguments.checkpoint, executor=executor, progress=progress)
     show_report(report.path, self_test=arguments.self_test)
     done(report)
     return 0 if report.facts["passed"] else GateFailed.exit_status

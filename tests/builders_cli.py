@@ -50,6 +50,8 @@ gates:
   utility_drop_max: 1
   utility_seeds: 1
   copy_excess_max: 1
+  membership_model_excess_max: 0.5
+  membership_cohort_excess_max: 0.5
 release:
   name: tiny-cohort
 compute:

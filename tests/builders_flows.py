@@ -28,6 +28,8 @@ TINY: dict[str, Any] = {
         "utility_drop_max": 1,
         "utility_seeds": 1,
         "copy_excess_max": 1,
+        "membership_model_excess_max": 0.5,
+        "membership_cohort_excess_max": 0.5,
     },
     "compute": {"workers": 1, "threads": 1},
 }

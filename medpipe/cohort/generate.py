@@ -126,6 +126,8 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
     plan.sampling(recipe.cohort, model)  # refuses what a student was not trained for
     if masks is not None and "mask" not in _kinds(model):
         raise InputError(f"the Checkpoint takes no masks: train one with 'mask' in model.maps, or give none of {masks}")
+    if recipe.cohort.start == "gaussian" and "covariances" not in model:
+        raise InputError("the Checkpoint was trained privately and keeps no moments of its images: set cohort.start noise")
     for name in (checkpoints.MODEL, checkpoints.CURVE):
         shutil.copyfile(source.path / name, out / name)
     table = plan.subjects(model, recipe.cohort, recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from medpipe.gates.measured import Measured
 from medpipe.gates.verdict import Verdict
 
 NOT_ASSESSED = (
-    ("membership inference", "Whether an attacker could tell from the images or the model that a given patient was trained on."),
+    (
+        "stronger membership attacks",
+        "Attackers who train models of their own on like images, or who know the training's randomness; those tried are in the tables.",
+    ),
     ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
     (
         "too good to be true",
@@ -37,13 +41,14 @@ def report(
     by_group: list[dict[str, Any]],
     tried: list[dict[str, Any]],
     tables: list[dict[str, Any]],
+    more: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Return `report.json`: every verdict and what it rests on, and what was not assessed."""
     cohort, data, cell = measured.cohort.facts, measured.data.facts, measured.recipe.gates.small_cell
     real = measured.data.index.iloc[measured.rows["train"]]
     asked = consent.evidence(cohort.get("consent"), cell)
     unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
-    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, unknown, *([MASKS] if cohort.get("masks") else []))]
+    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, *more, unknown, *([MASKS] if cohort.get("masks") else []))]
     if not any(verdict.name == "utility" for verdict in verdicts):
         why = "The images have no classes to tell apart." if len(data["classes"]) < 2 else "The candidates came without classes."
         gaps.insert(0, {"what": "utility", "why": why})

@@ -22,7 +22,7 @@ from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal[
-    "encoder", "calibrate", "score", "planted", "describe", "utility", "curve", "rare", "segment", "embed", "selftest", "reidentify"
+    "encoder", "calibrate", "score", "planted", "describe", "utility", "curve", "rare", "segment", "embed", "selftest", "reidentify", "attack"
 ]
 BLOCK = 512
 """Images in a job over many images."""
@@ -43,6 +43,8 @@ class Job:
     state: Path
     recipe: str
     """The recipe as JSON."""
+    checkpoint: Path | None = None
+    """The model that made the cohort, for jobs that attack it."""
 
     @property
     def name(self) -> str:

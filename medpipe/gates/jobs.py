@@ -22,6 +22,7 @@ from medpipe.gates import (
     features,
     fidelity,
     learning_curve,
+    membership,
     rare_class,
     reidentification,
     segmentation,
@@ -67,6 +68,8 @@ def _result(job: Job) -> Arrays:
             result = _selftest(job)
         case "reidentify":
             result = _reidentify(job)
+        case "attack":
+            result = membership.attack(job)
         case _:
             assert_never(job.kind)
     return result

@@ -19,6 +19,8 @@ from medpipe.gates import (
     features,
     fidelity,
     fidelity_gate,
+    membership,
+    membership_gate,
     of_use,
     plan,
     reidentification,
@@ -46,9 +48,10 @@ class Measured:
         known: set[bytes],
         work: list[Job],
         recipe: Recipe,
+        model: Record | None = None,
     ) -> None:
         self.cohort, self.data, self.index, self.rows, self.work, self.recipe = cohort, data, index, rows, work, recipe
-        self.known = known
+        self.known, self.model = known, model
         self.classes: list[str] = list(cohort.facts["classes"])  # none where candidates of others came without
         self.covariates: list[dict[str, Any]] = list(cohort.facts["covariates"])
         self.real = numbers(data.index["label"], self.classes)
@@ -124,6 +127,24 @@ class Measured:
         train = np.zeros(len(self.real), dtype=bool)
         train[self.rows["train"]] = True
         return asked.Balance.of(self.data.index[item["name"]], list(item["values"]), self.real, train)
+
+    def membership(self) -> membership_gate.Found:
+        """Judge what the model and the cohort tell of who was trained on."""
+        settings, seed, rows = self.recipe.gates, self.recipe.seed, self.rows
+        both = {"members": "train", "others": "holdout"}
+        raw = {who: plan.gathered(self.work, "embed", part) for who, part in (both | {"cohort": "cohort"}).items()}
+        statistics = {
+            who: {name: of[name][np.searchsorted(rows[part], rows[f"embed_{part}"])] for name in fidelity.STATISTICS} if of else {}
+            for who, part, of in (("members", "train", self.train), ("others", "holdout", self.held))
+        }
+        places = {who: np.searchsorted(rows[f"embed_{part}"], rows[f"attack_{who}"]) for who, part in both.items()}
+        attacked = {who: plan.gathered(self.work, "attack", who) for who in (*both, membership.CANARIES)}
+        train = np.isin(np.arange(len(self.real)), rows["train"])
+        groups = {
+            group.name: (group.real[rows["attack_members"]], group.real[rows["attack_others"]])
+            for group in fairness.find(self.data.index, self.index, self.covariates, self.classes, train)
+        }
+        return membership_gate.all_of(attacked, raw, statistics, places, groups, settings, seed)
 
     def arms(self) -> dict[str, list[NDArray[np.float32]]]:
         """Return the probabilities of the classifiers of each arm of the utility gate."""

@@ -23,6 +23,8 @@ from medpipe.gates import (
     evidence,
     expectations,
     jobs,
+    membership,
+    membership_gate,
     officer,
     plan,
     privacy,
@@ -40,35 +42,51 @@ from medpipe.release import report_page
 from medpipe.threads import threads
 
 
-def made_from(cohort: Path, dataset: Path, recipe: Recipe) -> MadeFrom:
+def made_from(cohort: Path, dataset: Path, recipe: Recipe, checkpoint: Path | None = None) -> MadeFrom:
     """Say what the Report would be made from."""
     inputs = {"cohort": records.load(cohort, "Cohort").content, "dataset": records.load(dataset, "Dataset").content}
+    if checkpoint is not None:
+        inputs["checkpoint"] = records.load(checkpoint, "Checkpoint").content
     return MadeFrom("Report", inputs, recipe.settings("gates"), recipe.seed, __version__)
 
 
 def validate(
-    cohort: Path, dataset: Path, out: Path, recipe: Recipe, *, executor: Executor | None = None, progress: Progress = silent
+    cohort: Path,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
 ) -> Record:
     """Judge the Cohort at `cohort` against the Dataset at `dataset` and write the Report to `out`.
 
-    Raises RecordError for an altered input, InputError where the two do not belong together. A failed gate is no error.
+    With the Checkpoint that made the Cohort, the model itself is attacked, too. Raises RecordError for an altered input,
+    InputError where they do not belong together. A failed gate is no error.
     """
-    wanted = made_from(cohort, dataset, recipe)
+    wanted = made_from(cohort, dataset, recipe, checkpoint)
     if (report := records.finished(out, wanted)) is not None:
         return report
     source, data = records.load(cohort, "Cohort", verify=True), Dataset.open(dataset, verify=True)
     plan.comparable(source, data.record)
+    model = None if checkpoint is None else records.load(checkpoint, "Checkpoint", verify=True)
+    if model is not None:
+        membership.belongs(model, source, data.record)
     begun = time.monotonic()
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
         known, holdout = plan.known_digests(data)
         rows = plan.parts(data, holdout, index, recipe.seed) | segmentation.parts(source.path, data, holdout, recipe.seed)
+        rows |= membership.chosen(rows["embed_train"], rows["embed_holdout"], recipe.gates.membership_images, recipe.seed)
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
+        if model is not None:
+            work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model.path)
         later = plan.second(source.path, data, making.state, recipe, rows)
         last = plan.third(source.path, data, making.state, recipe, rows)
         _run((work, later, last), executor, progress)
-        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe)
+        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe, model)
         with threads(1):
             facts = _write(measured, making.path)
         return making.seal(facts | {"cost": {"seconds": round(time.monotonic() - begun, 1)}})
@@ -123,9 +141,9 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     used, tables = measured.use()
     verdicts += used
     fair, by_group, of_groups = measured.fairness(copied.withheld)
-    tables += [*of_groups, *guarded.tables]
+    member = measured.membership()
     tested, tried = measured.self_test()
-    verdicts += [*fair, *([tested] if tested is not None else [])]
+    verdicts += [*member.verdicts, *fair, *([tested] if tested is not None else [])]
     facts = {"images": int(measured.cohort.facts["images"]), "classes": measured.classes, "covariates": measured.covariates}
     wanted = expectations.of_index(facts, _ranges(measured.data, measured.covariates, measured.rows["train"]))
     of_index = expectations.check(measured.index, wanted, "index")
@@ -134,7 +152,9 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
+    bound = membership_gate.guarantee(measured.model)
+    tables += [*member.tables, *bound.tables, *of_groups, *guarded.tables]
+    report = evidence.report(measured, verdicts, copied, by_group, tried, tables, [*member.gaps, *bound.gaps])
     report["not_assessed"] = [*guarded.gaps, *report["not_assessed"]]
     report["quarantine"] = guarded.selection.as_json()
     report["privacy"] = officer.section(report)

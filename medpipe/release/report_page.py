@@ -191,7 +191,7 @@ def _curve(path: Path) -> Markup | None:
     if not path.exists():
         return None
     table = pd.read_parquet(path)
-    names = {"loss": "training", "validation_loss": "validation"}
+    names = {"loss": "training", "validation_loss": "validation", "probe_loss": "known"}
     series = {said: [float(value) for value in table[name]] for name, said in names.items() if name in table}
     svg = charts.curve([float(value) for value in table["images"]], series)
     return Markup(svg) if svg else None

@@ -57,6 +57,12 @@ class GatesSettings(Section):
     """Classes that training patients with the same released covariates must have at least (l-diversity)."""
     disclosure_risk_max: Fraction = 0.1
     """Risk that an attack on the released table may bring a training patient, at the interval's upper end."""
+    membership_images: Annotated[int, Field(ge=50, le=100_000)] = 512
+    """Training images, and as many held-out ones, on which membership attacks are tried; 0.1 % false positives need 1,000 of them."""
+    membership_model_excess_max: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """How much better than chance (AUC) someone who has the model may tell who was trained on."""
+    membership_cohort_excess_max: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """How much better than chance (AUC) someone who has the cohort alone may tell who was trained on."""
     fairness_utility_gap_max: Fraction = 0.1
     """How much more AUC training on synthetic images may cost a group of patients than it costs all."""
     fairness_share_gap_max: Fraction = 0.1

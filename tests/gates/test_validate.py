@@ -55,6 +55,8 @@ def test_a_cohort_of_other_real_images_passes_every_gate(report: Record) -> None
     assert "utility_added" in names
     assert {"Learning curve", "How frequent each class is in a group"} <= {table["title"] for table in text["tables"]}
     assert "data_docs/index.html" in report.files
+    assert "membership_cohort" in names
+    assert "membership inference on the model" in [gap["what"] for gap in text["not_assessed"]], "no Checkpoint was given"
     assert len(pd.read_parquet(report.path / "metrics.parquet")) == report.facts["gates"] == len(names)
 
 

@@ -309,7 +309,7 @@ def _within(spread: Mapping[str, float], n: int, generator: np.random.Generator)
     if sd <= 0 or low >= high:
         return np.full(n, mean)
     ends = ndtr((np.array([low, high]) - mean) / sd)
-    return np.asarray(mean + sd * ndtri(generator.uniform(*ends, n)))
+    return np.asarray(mean + sd * ndtri(generator.uniform(float(ends[0]), float(ends[1]), n)))
 
 
 def _exact(values: Sequence[str], shares: NDArray[np.float64], images: int, generator: np.random.Generator) -> NDArray[Any]:

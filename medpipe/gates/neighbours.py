@@ -47,9 +47,8 @@ def neighbours(cohort: Path, dataset: Path, report: Path, out: Path, *, count: i
     train = data.rows("train")
     with threads(1):
         gallery = torch.cat([_unit(data.images(train[k : k + BLOCK])) for k in range(0, len(train), BLOCK)])
-        alike = _alike(cohort, gallery, near)
-        best, places = alike
-    order = np.lexsort((-best[:, 0], ~said["withheld"].astype(bool).loc[range(len(best))].to_numpy()))[:count]
+        best, places = _alike(cohort, gallery, near)
+    order = np.lexsort((-best[:, 0], ~said["withheld"].astype(bool).loc[list(range(len(best)))].to_numpy()))[:count]
     entries = []
     for row, image in zip(order, store.read(cohort, np.asarray(order, np.int64)), strict=True):
         real = train[places[row]]
@@ -84,7 +83,7 @@ def _unit(images: store.Images) -> Tensor:
     """Bring stored images (N, C, …) to vectors (N, d) of mean 0 and length 1 at low resolution."""
     small = shrunk(torch.from_numpy(to_model(images)).mean(1, keepdim=True), SIDE[images.ndim - 2]).flatten(1)
     centred = small - small.mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    return torch.nn.functional.normalize(centred, dim=1, eps=1e-6)
 
 
 def _turned(images: store.Images) -> Iterator[store.Images]:

@@ -123,10 +123,24 @@ def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[
     ]
 
 
-def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
-    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose."""
+def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int, labelled: bool) -> list[Job]:
+    """Return the jobs that need embedded images: the yardstick, for a cohort of `images`, and that of the gates' own test.
+
+    They see no image of the cohort. `labelled` says whether it has classes at all.
+    """
+    halved = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
+    wanted = [("labelled" if labelled else "unlabelled", images), *([("halves", len(rows["embed_holdout"]) // 2)] if halved else [])]
+    return [Job("baseline", what, 0, n, cohort, data.record.path, state, recipe.model_dump_json()) for what, n in wanted]
+
+
+def fourth(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+    """Return the jobs that need the yardstick: outliers in the cohort, and one per cohort that is spoiled on purpose."""
+    text = recipe.model_dump_json()
     tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
-    return [Job("selftest", what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for what in tried]
+    return [
+        *(Job("outlier", "cohort", k, min(k + BLOCK, images), cohort, data.record.path, state, text) for k in range(0, images, BLOCK)),
+        *(Job("selftest", what, 0, 0, cohort, data.record.path, state, text) for what in tried),
+    ]
 
 
 def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:

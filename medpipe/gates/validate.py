@@ -62,9 +62,10 @@ def validate(
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         later = plan.second(source.path, data, making.state, recipe, rows)
-        last = plan.third(source.path, data, making.state, recipe, rows)
-        _run((work, later, last), executor, progress)
-        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe)
+        frozen = plan.third(source.path, data, making.state, recipe, rows, len(index), bool(source.facts["classes"]))
+        last = plan.fourth(source.path, data, making.state, recipe, rows, len(index))
+        _run((work, later, frozen, last), executor, progress)
+        measured = Measured(source, data, index, rows, known, [*work, *later, *frozen, *last], recipe)
         with threads(1):
             facts = _write(measured, making.path)
         return making.seal(facts | {"cost": {"seconds": round(time.monotonic() - begun, 1)}})
@@ -110,10 +111,16 @@ def _ranges(data: Dataset, covariates: list[dict[str, Any]], train: NDArray[np.i
     return found
 
 
+def _withheld(images: pd.DataFrame, outliers: NDArray[np.bool_]) -> pd.DataFrame:
+    """Withhold outliers too, each for that reason unless it is a copy."""
+    reason = images["reason"].where(~(outliers & ~images["withheld"]), "outlier")
+    return images.assign(withheld=images["withheld"] | outliers, reason=reason)
+
+
 def _write(measured: Measured, out: Path) -> dict[str, Any]:
     """Judge, write the Report's files, and return the record's facts."""
     copied = measured.copies()
-    verdicts = [*copied.verdicts, *measured.fidelity()]
+    verdicts = [*copied.verdicts, *measured.likeness.verdicts]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
     fair, by_group = measured.fairness(copied.withheld)
     tested, tried = measured.self_test()
@@ -126,13 +133,14 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = measured.likeness_tables()
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
+    images = _withheld(pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])), measured.likeness.outliers)
+    images.to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
-    withheld = {int(row) for row in np.flatnonzero(copied.withheld)}
+    withheld = {int(row) for row in np.flatnonzero(images["withheld"])}
     fingerprints = {"dataset": measured.data.record.content}
     page = report_page.render(report, measured.cohort.path, withheld=withheld, fingerprints=fingerprints)
     records.write_bytes(out / "report.html", page.encode())

@@ -26,7 +26,7 @@ LARGEST = 512
 """Most images in a resample; up to 1,024 held-out images are used."""
 SMALLEST = 20
 """Fewest images in a resample that say anything."""
-SLACK = 1.2
+SLACK = 1.5
 """How far a resample may go beyond half of what there is of a class: the mix of a cohort is never exactly that of the holdout."""
 TWIN = 0.01
 """Share of real images that have another one nearer than the distance that counts as a twin."""
@@ -182,7 +182,8 @@ class Band:
             return self.low - max(beyond, allowed)
         match measure.margin:
             case "ratio":
-                return max(self.high + beyond, allowed * self.high)
+                # a distance that odd images inflate is skewed: its logarithm is not
+                return self.high * max(math.exp(beyond / self.middle), allowed) if self.middle > 0 else math.nan
             case "spread":
                 return self.high + max(beyond, (allowed - 0.5) * (self.high - self.low))
             case _:

@@ -7,9 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from medpipe.gates.features import blurred
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales (Wang, Simoncelli & Bovik 2003, section 3.2); the first ones, made to sum to 1, for small images."""
+
+RADIUS = 5
+WINDOW = 2 * RADIUS + 1
+"""Pixels of the Gaussian window (σ 1.5)."""
 
 
 def vendi(features: NDArray[np.float64]) -> float:
@@ -26,33 +34,42 @@ def vendi(features: NDArray[np.float64]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def scales(side: int) -> tuple[int, int]:
-    """Return how many scales images of the shortest side `side` have room for, and the window's width: (1 to 5, odd)."""
-    window = 11 if side >= 22 else 7
-    count = 1
-    while count < len(SCALES) and side >> count >= window:
-        count += 1
-    return count, window
+def scales(side: int) -> int:
+    """Return how many scales images of the shortest side `side` have room for: 1 to 5."""
+    return max(1, sum(side >> scale >= WINDOW for scale in range(len(SCALES))))
 
 
 def similarity(first: NDArray[np.unsignedinteger[Any]], second: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.float64]:
-    """Multi-scale structural similarity of pairs of stored images (N, C, …): (N,), 1 for equal ones (MONAI's implementation).
+    """Multi-scale structural similarity of pairs of stored images (N, C, …): (N,), 1 for equal ones (Wang, Simoncelli & Bovik 2003,
+    equation 7, with their constants).
 
-    Images too small for a window of 7 have none: NaN.
+    Windows that reach over the edge do not count, but in images smaller than a window, whose edges are mirrored.
     """
-    from monai.metrics.regression import compute_ms_ssim  # MONAI takes seconds to import
-
-    shape, top = first.shape, float(np.iinfo(first.dtype).max)
-    count, window = scales(min(shape[2:]))
-    if min(shape[2:]) < window:
-        return np.full(len(first), np.nan)
+    count, top = scales(min(first.shape[2:])), float(np.iinfo(first.dtype).max)
     weights = np.array(SCALES[:count]) / sum(SCALES[:count])
     one, other = (torch.from_numpy(images.astype(np.float32) / top) for images in (first, second))
-    axes = len(shape) - 2
-    found = compute_ms_ssim(
-        one, other, spatial_dims=axes, kernel_size=(window,) * axes, kernel_sigma=(1.5,) * axes, weights=weights.tolist()
-    )
-    return np.asarray(found.double().numpy()).reshape(len(first))
+    found = torch.ones(len(first))
+    for scale, weight in enumerate(weights.tolist()):
+        brightness, structure = _compared(one, other)
+        last = scale == count - 1
+        found = found * (brightness * structure if last else structure).flatten(1).mean(1).clamp_min(0) ** weight
+        if not last:
+            pool = functional.avg_pool2d if one.ndim == 4 else functional.avg_pool3d
+            one, other = pool(one, 2), pool(other, 2)
+    return np.asarray(found.double().numpy())
+
+
+def _compared(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare brightness and structure around each pixel (Wang et al. 2004, equations 6 and 9 times 10)."""
+    inner = (..., *[slice(RADIUS, -RADIUS) if side >= WINDOW else slice(None) for side in one.shape[2:]])
+
+    def mean(images: Tensor) -> Tensor:
+        return blurred(images, 1.5)[inner]
+
+    a, b = mean(one), mean(other)
+    variance_a, variance_b, covariance = mean(one * one) - a * a, mean(other * other) - b * b, mean(one * other) - a * b
+    brightness = (2 * a * b + 0.01**2) / (a * a + b * b + 0.01**2)
+    return brightness, (2 * covariance + 0.03**2) / (variance_a + variance_b + 0.03**2)
 
 
 def pairs(strata: NDArray[np.int64], most: int, draws: np.random.Generator) -> NDArray[np.int64]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from scipy.stats import rankdata
+from scipy.stats import binom, rankdata
 
 from medpipe.gates import copies, copy_gate
 from medpipe.gates.copies import clopper_pearson
 from medpipe.gates.copy_gate import UNCERTIFIED
+from medpipe.gates.measures import GATED
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.settings import GatesSettings
 
@@ -56,12 +57,14 @@ def assess(cohort: Distances, held: Distances, limit: NDArray[np.float64], setti
     certifiable, n = bool(np.isfinite(limit).all()), len(cohort)
     out = copies.flagged(cohort, limit[0]) if certifiable else ~np.isfinite(cohort).all(axis=1)
     hits, called = (int(copies.flagged(part, limit[1]).sum()) if certifiable else 0 for part in (cohort, held))
+    real = max(UNUSUAL * settings.outlier_false_positive, clopper_pearson(called, len(held))[1])
+    chance = int(binom.ppf(1 - settings.family_level / (2 * len(GATED)), n, real)) if n else 0  # of real images as many, at the level
     verdict = judge(
         "outliers",
         "fidelity",
         hits / n if certifiable and n else math.nan,
         clopper_pearson(hits, n),
-        bound=max(UNUSUAL * settings.outlier_false_positive, clopper_pearson(called, len(held))[1]) + settings.outlier_excess_max,
+        bound=max(real + settings.outlier_excess_max, clopper_pearson(chance, n)[1]),
         direction="at most",
         baseline=called / len(held) if certifiable else math.nan,
         n=n,

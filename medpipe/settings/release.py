@@ -21,7 +21,7 @@ class GatesSettings(Section):
     """Fréchet distance to the training split, relative to that of real held-out images."""
     kid_ratio_max: Annotated[float, Field(ge=1)] = 1.5
     """Kernel distance beyond the spread of real held-out images, in units of that spread."""
-    mmd_excess_max: Annotated[float, Field(ge=0, le=2)] = 0.002
+    mmd_excess_max: Annotated[float, Field(ge=0, le=2)] = 0.003
     """Kernel distance (MMD) beyond the upper end of that of real held-out images."""
     spectrum_excess_max: Annotated[float, Field(ge=0)] = 1.0
     """Fréchet distance of the power spectra beyond that of real held-out images, in variances of the training images."""

@@ -129,7 +129,9 @@ def composition(
 
 
 def _shortfall(have: NDArray[np.int64], shares: NDArray[Any]) -> float:
-    """Largest share of a class that is lacking; one image is forgiven, unless it is the only one."""
+    """Largest share of a class that is lacking; two standard deviations of chance are forgiven (one image at least), unless none is
+    left."""
     expected = shares * have.sum()
-    lacking = np.where(have == 0, expected >= 1, (expected - 1 - have) / np.maximum(expected, 1))
+    forgiven = np.maximum(1, 2 * np.sqrt(expected * (1 - shares)))
+    lacking = np.where(have == 0, expected >= 1, (expected - forgiven - have) / np.maximum(expected, 1))
     return float(np.clip(lacking, 0, 1).max()) if have.sum() else 1.0

@@ -119,7 +119,9 @@ def test_the_vendi_score_counts_different_images() -> None:
     assert diversity.vendi(basis) == pytest.approx(6)
     assert diversity.vendi(np.repeat(basis[:1], 10, axis=0)) == pytest.approx(1)
     assert diversity.vendi(np.repeat(basis[:2], 5, axis=0)) == pytest.approx(2)
-    assert diversity.vendi(np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+    assert diversity.vendi(np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])) == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
     assert math.isnan(diversity.vendi(basis * math.nan))
 
 

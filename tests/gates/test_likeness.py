@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from medpipe.gates.measures import BY_NAME, Sample
 from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings(resamples=20)
-AGE = [{"name": "age", "kind": "continuous"}, {"name": "sex", "kind": "categorical", "values": ["F", "M"]}]
+AGE: list[dict[str, Any]] = [{"name": "age", "kind": "continuous"}, {"name": "sex", "kind": "categorical", "values": ["F", "M"]}]
 
 
 def part(n: int, seed: int, patients: int | None = None) -> Part:
@@ -70,7 +72,7 @@ def test_other_real_images_pass_and_each_fault_is_seen_by_its_gate(frozen: Froze
 
     assert failed(frozen.sample(part(200, 3))) == set()
     power = part(200, 3)
-    power.raw["spectrum"][:, 2] += 2.5  # type: ignore[index]
+    power.raw["spectrum"][:, 2] += 2.5
     assert failed(frozen.sample(power)) == {"frechet_spectrum"}
     twins = frozen.sample(part(200, 3)).take(np.repeat(np.arange(100), 2))
     assert "repeats" in failed(twins)
@@ -79,7 +81,7 @@ def test_other_real_images_pass_and_each_fault_is_seen_by_its_gate(frozen: Froze
 
 def test_images_far_from_all_training_images_are_outliers_and_a_tenth_of_them_fails(frozen: Frozen, train: Sample) -> None:
     made = part(300, 3)
-    made.raw["pixels"][:30] += 6  # type: ignore[index]
+    made.raw["pixels"][:30] += 6
     far, _ = neighbours.distances(frozen.sample(made).features, train.features)
     verdict, out = neighbours.assess(far, frozen.arrays["far"], frozen.arrays["limits"], SETTINGS)
     assert not verdict.passed

@@ -56,9 +56,9 @@ def test_a_missing_file_another_digest_no_digest_and_a_wrong_output_are_said(tmp
     path = script(tmp_path / "net.pt", Small(maps=True).eval())
     with pytest.raises(InputError, match="is not a file"):
         own_network.load(settings(tmp_path / "none.pt", digest="0" * 64), 1, 2)
-    with pytest.raises(InputError, match="not gates.feature_sha256 0000"):
+    with pytest.raises(InputError, match=r"not gates\.feature_sha256 0000"):
         own_network.load(settings(path, digest="0" * 64), 1, 2)
-    with pytest.raises(InputError, match="give gates.feature_sha256"):
+    with pytest.raises(InputError, match=r"give gates\.feature_sha256"):
         own_network.load(GatesSettings(feature_network=str(path)), 1, 2)
     maps = own_network.load(settings(path), 1, 2)
     assert maps is not None

@@ -53,7 +53,9 @@ def test_a_cohort_of_other_real_images_passes_every_gate(report: Record) -> None
     assert text["passed"] is True
     names = [verdict["name"] for verdict in text["verdicts"]]
     assert names[:3] == ["copies_exact", "copies_near", "copy_detector_self_test"]
-    assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} | ADDED <= set(names)
+    assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} | ADDED <= set(
+        names
+    )
     assert all(verdict["meaning"] for verdict in text["verdicts"])
     assert len(pd.read_parquet(report.path / "metrics.parquet")) == report.facts["gates"] == len(names)
 

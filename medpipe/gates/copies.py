@@ -94,7 +94,7 @@ def _warped(image: NDArray[np.float64], share: float, draws: np.random.Generator
     return np.stack([ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in image])
 
 
-def _jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
+def jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
     """Compress every slice of every channel as JPEG."""
     flat = np.rint(image * 255).astype(np.uint8).reshape(-1, *image.shape[-2:])
     out = []
@@ -160,7 +160,7 @@ def planted(sources: Stored, others: Stored, family: str, draws: np.random.Gener
         case "inverted":
             change = lambda image, k: 1 - image  # noqa: E731
         case "jpeg":
-            change = lambda image, k: _jpeg(image, 10)  # noqa: E731
+            change = lambda image, k: jpeg(image, 10)  # noqa: E731
         case "half_blended":
             change = lambda image, k: 0.7 * image + 0.3 * other[k]  # noqa: E731
         case "warped":

@@ -15,13 +15,13 @@ from medpipe.gates.verdict import Verdict
 
 NOT_ASSESSED = (
     (
+        "covariates",
+        "Whether an image shows the age, sex or other covariate that it was asked to show: none was asked for, or a reader trained on real "
+        "images does not find it in real images either.",
+    ),
+    (
         "stronger membership attacks",
         "Attackers who train models of their own on like images, or who know the training's randomness; those tried are in the tables.",
-    ),
-    ("covariates", "Whether an image shows the age, sex or other covariate that it was asked to show."),
-    (
-        "too good to be true",
-        "Distances below those of real held-out images: they can be a sign of memorised images and are not gated by themselves.",
     ),
     (
         "heavily altered copies",
@@ -48,7 +48,9 @@ def report(
     real = measured.data.index.iloc[measured.rows["train"]]
     asked = consent.evidence(cohort.get("consent"), cell)
     unknown = ("consent", consent.LEGAL if asked["checked"] else consent.NOT_CHECKED)
-    gaps = [{"what": what, "why": why} for what, why in (*NOT_ASSESSED, *more, unknown, *([MASKS] if cohort.get("masks") else []))]
+    shown = any(verdict.name == "condition_covariates" for verdict in verdicts)
+    general = [gap for gap in NOT_ASSESSED if gap[0] != "covariates" or not shown]
+    gaps = [{"what": what, "why": why} for what, why in (*general, *more, unknown, *([MASKS] if cohort.get("masks") else []))]
     if not any(verdict.name == "utility" for verdict in verdicts):
         why = "The images have no classes to tell apart." if len(data["classes"]) < 2 else "The candidates came without classes."
         gaps.insert(0, {"what": "utility", "why": why})
@@ -66,6 +68,7 @@ def report(
         "passed": all(verdict.passed for verdict in verdicts),
         "verdicts": [verdict.as_json() for verdict in verdicts],
         "small_cell": cell,
+        "baseline": measured.yardstick,
         "not_assessed": gaps,
         "consent": asked,
         "copy_detector": copied.detector,

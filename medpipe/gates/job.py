@@ -22,7 +22,21 @@ from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal[
-    "encoder", "calibrate", "score", "planted", "describe", "utility", "curve", "rare", "segment", "embed", "selftest", "reidentify", "attack"
+    "encoder",
+    "calibrate",
+    "score",
+    "planted",
+    "describe",
+    "utility",
+    "curve",
+    "rare",
+    "segment",
+    "embed",
+    "baseline",
+    "outlier",
+    "selftest",
+    "reidentify",
+    "attack",
 ]
 BLOCK = 512
 """Images in a job over many images."""

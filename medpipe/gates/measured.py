@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from medpipe.gates import (
     asked,
     bias,
+    conditions,
     copies,
     copy_gate,
     disclosure,
     fairness,
-    features,
     fidelity,
     fidelity_gate,
+    likeness,
     membership,
     membership_gate,
     of_use,
@@ -29,7 +30,9 @@ from medpipe.gates import (
     utility_gate,
 )
 from medpipe.gates.fidelity_gate import Sample
-from medpipe.gates.job import Job, found, numbers
+from medpipe.gates.frozen import Frozen, Part
+from medpipe.gates.job import ENCODER, Job, found, numbers
+from medpipe.gates.likeness_jobs import SIMILARITY
 from medpipe.gates.verdict import Verdict
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -73,30 +76,51 @@ class Measured:
         return np.array([digest.tobytes() in self.known for digest in digests], dtype=bool)
 
     @cached_property
+    def frozen(self) -> Frozen:
+        """The yardstick, which was fixed from the Dataset alone."""
+        job = next(job for job in self.work if job.kind == "baseline" and job.what != "halves")
+        return Frozen(found(job.state, job.name))
+
+    @cached_property
+    def yardstick(self) -> dict[str, Any]:
+        """What the Report says of the yardstick: its digest, and what real images were drawn."""
+        weights, baseline = found(self.work[0].state, ENCODER), self.frozen.baseline
+        digest = self.frozen.digest(weights, self.recipe.gates)
+        return {"digest": digest, "held_out": baseline.held, "sizes": list(baseline.real), "resamples": self.recipe.gates.resamples}
+
+    @cached_property
     def samples(self) -> dict[str, Sample]:
         """What was embedded, by kind."""
+        samples: dict[str, Sample] = {}
         raw = {what: plan.gathered(self.work, "embed", what) for what in ("train", "holdout", "cohort")}
-        directions = {space: features.Directions.fit(raw["train"][space]) for space in features.SPACES}
-        kinds = (
-            ("train", self.rows["train"], self.train, self.real),
-            ("holdout", self.rows["holdout"], self.held, self.real),
-            ("cohort", np.arange(len(self.index)), self.scored, self.made),
-        )
-        samples = {}
-        for what, of_statistics, statistics, strata in kinds:
-            embedded = self.rows[f"embed_{what}"]
-            places = np.searchsorted(of_statistics, embedded)
-            samples[what] = Sample(
-                {space: directions[space](raw[what][space]) for space in features.SPACES} if raw[what] else {},
-                {name: statistics[name][places] for name in fidelity.STATISTICS} if statistics else {},
-                strata[embedded],
-            )
+        for what, values in raw.items():
+            rows, made = self.rows[f"embed_{what}"], what == "cohort"
+            per_image = {name: value[: len(rows)] for name, value in (values or raw["train"]).items() if name != SIMILARITY}
+            strata = (self.made if made else self.real)[rows]
+            samples[what] = self.frozen.sample(Part(per_image, strata, None if made else self.data.index.iloc[rows]))
         return samples
 
-    def fidelity(self) -> list[Verdict]:
-        """Judge likeness."""
-        samples = self.samples
-        return fidelity_gate.assess(samples["train"], samples["holdout"], samples["cohort"], self.recipe.gates, self.recipe.seed)
+    @cached_property
+    def likeness(self) -> likeness.Judged:
+        """Judge likeness, outliers and whether images show what they were asked to."""
+        embedded, distances = self.rows["embed_cohort"], plan.gathered(self.work, "outlier", "cohort")
+        truths = conditions.targets(self.made[embedded], self.classes, self.index.iloc[embedded], list(self.data.facts["covariates"]))
+        return likeness.judge(
+            self.frozen,
+            self.samples["train"],
+            self.samples["cohort"],
+            distances["far"],
+            distances["near"],
+            truths,
+            self.recipe.gates,
+            self.recipe.gates.resamples,
+            self.recipe.seed,
+        )
+
+    def likeness_tables(self) -> list[dict[str, Any]]:
+        """Return the tables of figures on likeness."""
+        pairs = {what: plan.gathered(self.work, "embed", what).get(SIMILARITY, np.empty(0)) for what in ("cohort", "holdout")}
+        return likeness.tables(self.likeness, self.frozen, self.samples, pairs, self.classes, self.recipe.seed)
 
     def fairness(self, withheld: NDArray[np.bool_]) -> tuple[list[Verdict], list[dict[str, Any]], list[dict[str, Any]]]:
         """Judge each group of patients; return the verdicts, the figures of every group, and tables of prevalence and bias."""

@@ -124,12 +124,26 @@ def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[
     ]
 
 
-def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
-    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose, and re-identification."""
+def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int, labelled: bool) -> list[Job]:
+    """Return the jobs that need embedded images: the yardstick, for a cohort of `images`, and that of the gates' own test.
+
+    They see no image of the cohort. `labelled` says whether it has classes at all.
+    """
+    halved = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
+    wanted = [("labelled" if labelled else "unlabelled", images), *([("halves", len(rows["embed_holdout"]) // 2)] if halved else [])]
+    return [Job("baseline", what, 0, n, cohort, data.record.path, state, recipe.model_dump_json()) for what, n in wanted]
+
+
+def fourth(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+    """Return the jobs that need the yardstick: outliers in the cohort, and one per cohort that is spoiled on purpose; re-identification."""
+    text = recipe.model_dump_json()
     tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
     kinds: list[tuple[Kind, str]] = [("selftest", what) for what in tried]
     kinds += [("reidentify", "patients")] if unidentifiable(data, rows) is None else []
-    return [Job(kind, what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for kind, what in kinds]
+    return [
+        *(Job("outlier", "cohort", k, min(k + BLOCK, images), cohort, data.record.path, state, text) for k in range(0, images, BLOCK)),
+        *(Job(kind, what, 0, 0, cohort, data.record.path, state, text) for kind, what in kinds),
+    ]
 
 
 def unidentifiable(data: Dataset, rows: dict[str, Rows]) -> str | None:

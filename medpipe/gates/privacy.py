@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medpipe.gates import copy_gate, disclosure
+import numpy as np
+from numpy.typing import NDArray
+
+from medpipe.gates import disclosure
 from medpipe.gates.measured import Measured
 from medpipe.gates.verdict import Verdict
 from medpipe.release import refill
@@ -22,10 +25,10 @@ class Guarded:
     columns: dict[str, list[str]]
 
 
-def assess(measured: Measured, copied: copy_gate.Found) -> Guarded:
-    """Judge the table as it would be released: without the withheld images, spare ones in their places, small cells hidden."""
+def assess(measured: Measured, withheld: NDArray[np.bool_]) -> Guarded:
+    """Judge the table as it would be released: without the images `withheld`, spare ones in their places, small cells hidden."""
     facts = measured.cohort.facts
-    selection = refill.select(measured.index, copied.withheld, refill.asked(facts), measured.covariates)
+    selection = refill.select(measured.index, withheld, refill.asked(facts), measured.covariates)
     table = measured.table()
     released = disclosure.without(measured.index, table.hidden).iloc[selection.rows]
     attacked, attacks, unsure = measured.attacks(released)

@@ -19,7 +19,7 @@ from scipy import linalg
 from scipy.stats import rankdata
 
 from medpipe import seeds
-from medpipe.gates import copies
+from medpipe.gates import copies, features
 from medpipe.gates.table import table
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.settings import GatesSettings
@@ -98,8 +98,8 @@ def _positive(matrix: Features) -> Features:
 
 
 def joined(raw: Mapping[str, Features]) -> Features:
-    """Put the feature spaces side by side."""
-    return np.concatenate([raw[name] for name in sorted(raw)], axis=1)
+    """Put the gates' own feature spaces side by side."""
+    return np.concatenate([raw[name] for name in features.SPACES], axis=1)
 
 
 def measure(

@@ -84,9 +84,10 @@ def validate(
         if model is not None:
             work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model.path)
         later = plan.second(source.path, data, making.state, recipe, rows)
-        last = plan.third(source.path, data, making.state, recipe, rows)
-        _run((work, later, last), executor, progress)
-        measured = Measured(source, data, index, rows, known, [*work, *later, *last], recipe, model)
+        frozen = plan.third(source.path, data, making.state, recipe, rows, len(index), bool(source.facts["classes"]))
+        last = plan.fourth(source.path, data, making.state, recipe, rows, len(index))
+        _run((work, later, frozen, last), executor, progress)
+        measured = Measured(source, data, index, rows, known, [*work, *later, *frozen, *last], recipe, model)
         with threads(1):
             facts = _write(measured, making.path)
         return making.seal(facts | {"cost": {"seconds": round(time.monotonic() - begun, 1)}})
@@ -132,11 +133,19 @@ def _ranges(data: Dataset, covariates: list[dict[str, Any]], train: NDArray[np.i
     return found
 
 
+def _withheld(images: pd.DataFrame, outliers: NDArray[np.bool_]) -> pd.DataFrame:
+    """Withhold outliers too, each for that reason unless it is a copy."""
+    reason = images["reason"].where(~(outliers & ~images["withheld"]), "outlier")
+    return images.assign(withheld=images["withheld"] | outliers, reason=reason)
+
+
 def _write(measured: Measured, out: Path) -> dict[str, Any]:
     """Judge, write the Report's files, and return the record's facts."""
     copied = measured.copies()
-    guarded = privacy.assess(measured, copied)
-    verdicts = [*copied.verdicts, *guarded.verdicts, *measured.fidelity()]
+    images = _withheld(pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])), measured.likeness.outliers)
+    guarded = privacy.assess(measured, images["withheld"].to_numpy())
+    withheld = {int(row) for row in np.flatnonzero(images["withheld"])}
+    verdicts = [*copied.verdicts, *guarded.verdicts, *measured.likeness.verdicts]
     verdicts += [verdict for verdict in (measured.composition(), measured.utility()) if verdict is not None]
     used, tables = measured.use()
     verdicts += used
@@ -153,17 +162,16 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
     bound = membership_gate.guarantee(measured.model)
-    tables += [*member.tables, *bound.tables, *of_groups, *guarded.tables]
+    tables += [*measured.likeness_tables(), *member.tables, *bound.tables, *of_groups, *guarded.tables]
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables, [*member.gaps, *bound.gaps])
     report["not_assessed"] = [*guarded.gaps, *report["not_assessed"]]
     report["quarantine"] = guarded.selection.as_json()
     report["privacy"] = officer.section(report)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"]) | guarded.columns).to_parquet(out / "images.parquet", index=False)
+    images.assign(**guarded.columns).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
     data_docs.write(out, {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
-    withheld = {int(row) for row in np.flatnonzero(copied.withheld)}
     fingerprints = {"dataset": measured.data.record.content}
     page = report_page.render(report, measured.cohort.path, withheld=withheld, selection=guarded.selection, fingerprints=fingerprints)
     records.write_bytes(out / "report.html", page.encode())

@@ -21,12 +21,34 @@ class GatesSettings(Section):
     """Fréchet distance to the training split, relative to that of real held-out images."""
     kid_ratio_max: Annotated[float, Field(ge=1)] = 1.5
     """Kernel distance beyond the spread of real held-out images, in units of that spread."""
+    mmd_excess_max: Annotated[float, Field(ge=0, le=2)] = 0.003
+    """Kernel distance (MMD) beyond the upper end of that of real held-out images."""
+    spectrum_excess_max: Annotated[float, Field(ge=0)] = 1.0
+    """Fréchet distance of the power spectra beyond that of real held-out images, in variances of the training images."""
     precision_drop_max: Fraction = 0.15
     """How far precision may fall below that of real held-out images."""
     recall_drop_max: Fraction = 0.2
     """How far recall may fall below that of real held-out images."""
     intensity_excess_max: Fraction = 0.15
     """How far the distributions of brightness, contrast and detail may lie apart beyond those of real held-out images."""
+    repeats_excess_max: Fraction = 0.05
+    """How much more often a synthetic image may have a near twin in the cohort than real held-out images among themselves."""
+    family_level: Annotated[float, Field(gt=0, le=0.2)] = 0.01
+    """Chance that images of other real patients fail any gate of likeness by luck alone: it is split over the measures."""
+    outlier_false_positive: Annotated[float, Field(gt=0, le=0.1)] = 0.005
+    """Share of real held-out images that may count as outliers: it sets how far from real images an image may lie."""
+    outlier_excess_max: Fraction = 0.03
+    """How much more often synthetic than real held-out images may be outliers, at the interval's upper end."""
+    condition_drop_max: Fraction = 0.05
+    """How much worse (AUC) a classifier trained on real images may find the requested class in synthetic than in real images."""
+    covariate_drop_max: Fraction = 0.2
+    """How much worse (AUC or correlation) a requested covariate may be found in synthetic than in real images."""
+    feature_network: str | None = None
+    """Path of a feature network of your own (TorchScript .pt or .safetensors); it is never downloaded."""
+    feature_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of that file: it is not opened unless it matches."""
+    feature_architecture: Literal["resnet10", "resnet18", "resnet34", "resnet50"] | None = None
+    """Architecture (MONAI's) that .safetensors weights are loaded into; TorchScript brings its own."""
     class_shortfall_max: Fraction = 0.25
     """How much of a class may be lacking against what was asked for."""
     utility_images: Positive = 20_000

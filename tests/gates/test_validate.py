@@ -22,7 +22,16 @@ from medpipe.recipe import Recipe, build
 from medpipe.records import Record
 
 RECIPE = build(
-    {"gates": {"resamples": 20, "feature_images": 2000, "utility_images": 2000, "utility_seeds": 1, "curve_images": 1000, "curve_seeds": 1}}
+    {
+        "gates": {
+            "resamples": 20,
+            "feature_images": 2000,
+            "utility_images": 2000,
+            "utility_seeds": 1,
+            "curve_shares": [1.0],
+            "curve_images": 3000,
+        }
+    }
 )
 ADDED = {"frechet_spectrum", "mmd", "mmd_texture", "repeats", "too_good", "outliers", "condition_label"}
 PRIVATE = 37.1234

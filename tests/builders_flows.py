@@ -28,6 +28,8 @@ TINY: dict[str, Any] = {
         "utility_drop_max": 1,
         "utility_seeds": 1,
         "copy_excess_max": 1,
+        "copy_planted": 10,
+        "copy_practice": 50,
     },
     "compute": {"workers": 1, "threads": 1},
 }

@@ -21,7 +21,7 @@ from medpipe.recipe import Recipe
 from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
-Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed", "selftest"]
+Kind = Literal["encoder", "calibrate", "score", "planted", "practice", "describe", "utility", "embed", "selftest"]
 BLOCK = 512
 """Images in a job over many images."""
 PLAN = "plan"

@@ -57,8 +57,8 @@ def validate(
     begun = time.monotonic()
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
-        known, holdout = plan.known_digests(data)
-        rows = plan.parts(data, holdout, index, recipe.seed)
+        known, holdout, patients = plan.known_digests(data)
+        rows = plan.parts(data, holdout, index, recipe.seed) | {"patients": patients}
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         later = plan.second(source.path, data, making.state, recipe, rows)
@@ -126,10 +126,10 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     of_metrics = expectations.check(metrics, expectations.of_metrics([verdict.name for verdict in verdicts]), "metrics")
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
-    tables: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = [copied.false_alarms]
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables)
     pd.DataFrame([vars(verdict) for verdict in verdicts]).drop(columns="meaning").to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])).to_parquet(out / "images.parquet", index=False)
+    pd.DataFrame(copy_gate.table(copied, measured.scored["copy_measures"])).to_parquet(out / "images.parquet", index=False)
     records.write_json(out / "expectations.json", {"index": of_index, "metrics": of_metrics})
     records.write_json(out / "report.json", report)
     withheld = {int(row) for row in np.flatnonzero(copied.withheld)}

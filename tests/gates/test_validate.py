@@ -17,7 +17,18 @@ from medpipe.parallel import processes
 from medpipe.recipe import Recipe, build
 from medpipe.records import Record
 
-RECIPE = build({"gates": {"resamples": 20, "feature_images": 2000, "utility_images": 2000, "utility_seeds": 1}})
+RECIPE = build(
+    {
+        "gates": {
+            "resamples": 20,
+            "feature_images": 2000,
+            "utility_images": 2000,
+            "utility_seeds": 1,
+            "copy_planted": 15,
+            "copy_practice": 100,
+        }
+    }
+)
 PRIVATE = 37.1234
 """An age that one patient of the Dataset has."""
 

@@ -23,6 +23,8 @@ HOLDOUT_MIN = 50
 UNCERTIFIED = f"Cannot be certified: fewer than {HOLDOUT_MIN} real images were held out to compare with."
 RULES = ("copy_likelihood", "aligned_correlation")
 """Scores that have a limit each: the learned one, and the plain correlation, which no learning can spoil."""
+LEVELS = (0.9, 0.1)
+"""Part of the false-positive level that each may use."""
 SHOWN = ("pixel_ratio", "information", "next_all", "half", "votes_scale", "patch_scale")
 """Measures that stand in images.parquet beside them."""
 FOLDS = 5
@@ -58,7 +60,7 @@ def assess(
     """
     certifiable = len(real) >= HOLDOUT_MIN
     scores, held = scored(cohort, rule), scored(real, rule)
-    limits = copies.thresholds(held, settings.copy_false_positive) if certifiable else np.full(len(RULES), math.nan)
+    limits = _limits(held, settings.copy_false_positive) if certifiable else np.full(len(RULES), math.nan)
     near = copies.flagged(scores, limits) if certifiable else ~np.isfinite(scores).all(axis=1)
     detector = [_recall(family, scored(found, rule), same, limits) for family, (found, same) in planted.items()]
     near = np.asarray(near, dtype=np.bool_)
@@ -74,10 +76,15 @@ def scored(measures: Measures, rule: CopyRule) -> Scores:
     return np.stack([rule(measures), measures[:, MEASURES.index("aligned_correlation")]], 1)
 
 
+def _limits(real: Scores, share: float) -> Scores:
+    """Set the limits on the scores (N, rules) of held-out images so that at most about `share` of them is called a copy."""
+    return np.concatenate([copies.thresholds(real[:, [rule]], share * level) for rule, level in enumerate(LEVELS)])
+
+
 def _called(real: Scores, share: float) -> int:
     """Count the held-out images that are called copies by limits set on the other four fifths of them."""
     fold = np.arange(len(real)) % FOLDS
-    return sum(int(copies.flagged(real[fold == k], copies.thresholds(real[fold != k], share)).sum()) for k in range(FOLDS))
+    return sum(int(copies.flagged(real[fold == k], _limits(real[fold != k], share)).sum()) for k in range(FOLDS))
 
 
 def _false_alarms(called: int, n: int, settings: GatesSettings, certifiable: bool) -> dict[str, Any]:

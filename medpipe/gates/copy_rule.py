@@ -67,7 +67,7 @@ class CopyRule:
         """Score images (N, measures): (N,), NaN where a measure is."""
         if not len(measures):
             return np.empty(0)
-        known = np.isfinite(measures).all(1)
+        known = np.asarray(np.isfinite(measures).all(axis=1), dtype=np.bool_)
         values = np.where(known[:, None], measures, 0.0)
         with threads(1):
             odds = self.linear.decision_function(_paired((values - self.mean) / self.spread)) + self.trees.decision_function(values)

@@ -47,6 +47,8 @@ gates:
   intensity_excess_max: 1
   class_shortfall_max: 1
   utility_images: 256
+  copy_planted: 10
+  copy_practice: 50
   utility_drop_max: 1
   utility_seeds: 1
   copy_excess_max: 1

@@ -30,6 +30,8 @@ TINY: dict[str, Any] = {
         "copy_excess_max": 1,
         "membership_model_excess_max": 0.5,
         "membership_cohort_excess_max": 0.5,
+        "copy_planted": 10,
+        "copy_practice": 50,
     },
     "compute": {"workers": 1, "threads": 1},
 }

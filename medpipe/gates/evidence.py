@@ -25,7 +25,7 @@ NOT_ASSESSED = (
     ),
     (
         "heavily altered copies",
-        "Copies by strong warps, of a part of an image, or blended from several patients: the detector's recall is listed by kind.",
+        "Copies by strong warps, of a small part of an image, or blended evenly: the detector's recall is listed by kind.",
     ),
     ("clinical truth", "No physician has looked at the images."),
 )

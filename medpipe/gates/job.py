@@ -26,6 +26,7 @@ Kind = Literal[
     "calibrate",
     "score",
     "planted",
+    "practice",
     "describe",
     "utility",
     "curve",

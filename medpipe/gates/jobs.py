@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medpipe import seeds
 from medpipe.gates import (
-    alignment,
-    copies,
+    copy_search,
     distributions,
     features,
     fidelity,
@@ -44,8 +41,8 @@ def _result(job: Job) -> Arrays:
             result = _encoder(job)
         case "calibrate" | "score":
             result = _score(job)
-        case "planted":
-            result = _planted(job)
+        case "planted" | "practice":
+            result = copy_search.planted(job) if job.kind == "planted" else copy_search.practised(job)
         case "describe":
             data = Dataset.open(job.dataset)
             images = data.images(found(job.state, PLAN)[job.what][job.start : job.stop])
@@ -91,28 +88,11 @@ def _score(job: Job) -> Arrays:
         images = data.images(plan["holdout"][job.start : job.stop])
     else:
         images = cohort_images(job.cohort, slice(job.start, job.stop))
-    gallery = alignment.Gallery.of(data.images(plan["train"]))
-    result: dict[str, NDArray[Any]] = {"scores": alignment.scores(gallery, images), **fidelity.statistics(images)}
+    result: dict[str, NDArray[Any]] = {"copy_measures": copy_search.searched(job, images), **fidelity.statistics(images)}
     if job.kind == "score":
         result["grey"] = distributions.grey_histogram(images)
-        result["digests"] = np.frombuffer(b"".join(copies.canonical_digests(images)), dtype=np.uint8).reshape(len(images), -1)
+        result["digests"] = copy_search.digests(images)
     return result
-
-
-def _planted(job: Job) -> Arrays:
-    """Copies of one family, made of training images and scored like any candidate."""
-    seed, _ = job.settings
-    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["train"]
-    draws = seeds.generator(seed, "gates", "planted", job.what)
-    sources = rows[draws.permutation(len(rows))[: copies.PLANTED]]
-    images = data.images(rows)
-    others = images[draws.integers(0, len(rows), len(sources))]
-    made = copies.planted(data.images(sources), others, job.what, draws)
-    gallery = alignment.Gallery.of(images)
-    return {
-        "scores": alignment.scores(gallery, made),
-        "digests": np.frombuffer(b"".join(copies.canonical_digests(made)), dtype=np.uint8).reshape(len(made), -1),
-    }
 
 
 def _utility(job: Job) -> Arrays:

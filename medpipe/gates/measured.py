@@ -29,6 +29,7 @@ from medpipe.gates import (
     table_attacks,
     utility_gate,
 )
+from medpipe.gates.copy_rule import CopyRule
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.frozen import Frozen, Part
 from medpipe.gates.job import ENCODER, Job, found, numbers
@@ -68,9 +69,11 @@ class Measured:
         planted = {}
         for family in copies.FAMILIES:
             result = plan.gathered(self.work, "planted", family)
-            planted[family] = (result["scores"], self._same(result["digests"]))
-        held = self.held.get("scores", np.empty((0, len(self.scored["scores"][0]))))
-        return copy_gate.assess(self.scored["scores"], self._same(self.scored["digests"]), held, planted, self.recipe.gates)
+            planted[family] = (result["copy_measures"], self._same(result["digests"]))
+        rule = CopyRule.fit(*(plan.gathered(self.work, "practice", what)["copy_measures"] for what in ("copies", "real")))
+        scored = self.scored["copy_measures"]
+        held = self.held.get("copy_measures", np.empty((0, scored.shape[1])))
+        return copy_gate.assess(scored, self._same(self.scored["digests"]), held, planted, rule, self.recipe.gates)
 
     def _same(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return np.array([digest.tobytes() in self.known for digest in digests], dtype=bool)

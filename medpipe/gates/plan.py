@@ -45,19 +45,26 @@ def blocks(rows: Rows) -> Iterator[Rows]:
     yield from (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
-def known_digests(data: Dataset) -> tuple[set[bytes], Rows]:
-    """Return the canonical digests of the training images, and the held-out rows that are no copy of one, or of each other.
+def known_digests(data: Dataset) -> tuple[set[bytes], Rows, Rows]:
+    """Return the canonical digests of the training images, the held-out rows that are no copy of one, or of each other, and
+    the patient of each training image as a number; patients who share an image count as one.
 
     A threshold set on a holdout that holds copies would let copies pass.
     """
-    known = {digest for rows in blocks(data.rows("train")) for digest in copies.canonical_digests(data.images(rows))}
-    seen, kept = set(known), []
+    train = data.rows("train")
+    digests = [digest for rows in blocks(train) for digest in copies.canonical_digests(data.images(rows))]
+    patients = pd.factorize(data.index["patient"].to_numpy()[train])[0].astype(np.int64)
+    first: dict[bytes, int] = {}
+    for number, digest in enumerate(digests):
+        if (other := first.setdefault(digest, number)) != number and patients[other] != patients[number]:
+            patients[patients == patients[number]] = patients[other]
+    seen, kept = set(first), []
     for rows in blocks(data.rows("holdout")):
         for row, digest in zip(rows, copies.canonical_digests(data.images(rows)), strict=True):
             if digest not in seen:
                 kept.append(row)
             seen.add(digest)
-    return known, np.array(kept, dtype=np.int64)
+    return set(first), np.array(kept, dtype=np.int64), patients
 
 
 def parts(data: Dataset, holdout: Rows, cohort: pd.DataFrame, seed: int) -> dict[str, Rows]:
@@ -110,6 +117,8 @@ def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
         *of_use.jobs(cohort, data, state, recipe, rows, testable(data, rows)),
         *over("score", "cohort", images),
         *over("calibrate", "holdout", len(rows["holdout"])),
+        *over("practice", "copies", recipe.gates.copy_practice),
+        *over("practice", "real", min(recipe.gates.copy_practice, len(rows["train"]))),
         *(job("planted", family) for family in copies.FAMILIES),
         *over("describe", "train", len(rows["train"])),
     ]

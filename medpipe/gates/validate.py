@@ -76,9 +76,10 @@ def validate(
     begun = time.monotonic()
     with records.making(out, wanted) as making:
         index = pd.read_parquet(source.path / "index.parquet")
-        known, holdout = plan.known_digests(data)
+        known, holdout, patients = plan.known_digests(data)
         rows = plan.parts(data, holdout, index, recipe.seed) | segmentation.parts(source.path, data, holdout, recipe.seed)
         rows |= membership.chosen(rows["embed_train"], rows["embed_holdout"], recipe.gates.membership_images, recipe.seed)
+        rows |= {"patients": patients}
         save(making.state, PLAN, rows)
         work = plan.first(source.path, data, making.state, recipe, rows, len(index))
         if model is not None:
@@ -142,7 +143,7 @@ def _withheld(images: pd.DataFrame, outliers: NDArray[np.bool_]) -> pd.DataFrame
 def _write(measured: Measured, out: Path) -> dict[str, Any]:
     """Judge, write the Report's files, and return the record's facts."""
     copied = measured.copies()
-    images = _withheld(pd.DataFrame(copy_gate.table(copied, measured.scored["scores"])), measured.likeness.outliers)
+    images = _withheld(pd.DataFrame(copy_gate.table(copied, measured.scored["copy_measures"])), measured.likeness.outliers)
     guarded = privacy.assess(measured, images["withheld"].to_numpy())
     withheld = {int(row) for row in np.flatnonzero(images["withheld"])}
     verdicts = [*copied.verdicts, *guarded.verdicts, *measured.likeness.verdicts]
@@ -162,7 +163,7 @@ def _write(measured: Measured, out: Path) -> dict[str, Any]:
     verdicts.append(_table_verdict(of_metrics, "the table of measurements", len(metrics)))
     passed = all(verdict.passed for verdict in verdicts)
     bound = membership_gate.guarantee(measured.model)
-    tables += [*measured.likeness_tables(), *member.tables, *bound.tables, *of_groups, *guarded.tables]
+    tables += [copied.false_alarms, *measured.likeness_tables(), *member.tables, *bound.tables, *of_groups, *guarded.tables]
     report = evidence.report(measured, verdicts, copied, by_group, tried, tables, [*member.gaps, *bound.gaps])
     report["not_assessed"] = [*guarded.gaps, *report["not_assessed"]]
     report["quarantine"] = guarded.selection.as_json()

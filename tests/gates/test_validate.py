@@ -30,6 +30,8 @@ RECIPE = build(
             "utility_seeds": 1,
             "curve_shares": [1.0],
             "curve_images": 3000,
+            "copy_planted": 15,
+            "copy_practice": 100,
         }
     }
 )

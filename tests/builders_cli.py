@@ -46,6 +46,13 @@ gates:
   recall_drop_max: 1
   intensity_excess_max: 1
   class_shortfall_max: 1
+  mmd_excess_max: 2
+  spectrum_excess_max: 1000
+  repeats_excess_max: 1
+  outlier_false_positive: 0
+  condition_drop_max: 1
+  covariate_drop_max: 1
+  disclosure_risk_max: 1
   utility_images: 256
   copy_planted: 10
   copy_practice: 50

@@ -25,6 +25,8 @@ from medpipe.settings import GatesSettings
 
 Arm = Literal["real", "synthetic", "both"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+FEWEST = 20
+"""Real images at the beginning of a curve: fewer teach nothing, and their number would be too small to publish."""
 Found = dict[int, dict[Arm, list[NDArray[np.float32]]]]
 """Real images to arm to the probabilities of its classifiers."""
 MEANING = (
@@ -39,8 +41,8 @@ SENTENCE = (
 
 
 def sizes(shares: Sequence[float], real: int, classes: int) -> list[int]:
-    """Return the numbers of real images on the curve, of `real` that there are: two of each class at least."""
-    return sorted({min(real, max(2 * classes, round(share * real))) for share in shares})
+    """Return the numbers of real images on the curve, of `real` that there are: two of each class and FEWEST at least."""
+    return sorted({min(real, max(FEWEST, 2 * classes, round(share * real))) for share in shares})
 
 
 def jobs(cohort: Path, dataset: Path, state: Path, recipe: Recipe, rows: Mapping[str, NDArray[np.int64]], classes: int) -> list[Job]:

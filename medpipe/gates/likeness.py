@@ -55,14 +55,18 @@ def judge(
     names = [space for space in ORDER if space in frozen.directions]
     nearer = outliers.too_near(names, near, frozen.arrays["near"], frozen.arrays["patients"])
     verdicts = fidelity_gate.verdicts(frozen.baseline, made, cohort, settings, nearer)
-    of_outliers, out = outliers.assess(far, frozen.arrays["far"], frozen.arrays["limits"], settings)
+    if settings.outlier_false_positive:
+        verdict, out = outliers.assess(far, frozen.arrays["far"], frozen.arrays["limits"], settings)
+        verdicts.append(verdict)
+    else:
+        out = np.asarray(~np.isfinite(far).all(axis=1), dtype=np.bool_)
     judged = len(frozen.baseline.names) + 2
     readings = [
         conditions.read(probe, cohort, truths[probe.name][1] if probe.name in truths else None, settings, judged, seed)
         for probe in frozen.probes
         if probe.name in truths
     ]
-    return Judged([*verdicts, of_outliers, *conditions.verdicts(readings)], out, readings, made)
+    return Judged([*verdicts, *conditions.verdicts(readings)], out, readings, made)
 
 
 def tables(

@@ -117,7 +117,7 @@ def assess(
         by_kept.setdefault(int(kept), {}).setdefault(arm, []).append(found(job.state, job.name)["probabilities"][:, number])
     truth = (labels == number).astype(np.int64)
     rows = [[kept, *_cells(arms, truth, settings, seed)] for kept, arms in by_kept.items()]
-    columns = ["real images of the class"]
+    columns = ["images of the class kept"]
     columns += [f"{figure} {what}" for figure in ("AUC", "sensitivity") for what in ("without", "with", "gain")]
     sentence = (
         f"What the cohort adds to the class '{classes[number]}' when only so many real images of it are kept: the AUC of that class "

@@ -153,7 +153,7 @@ def test_a_cohort_that_was_to_be_balanced_is_judged_by_that(hospital: Hospital) 
         return wanted["sex F"], verdict.passed
 
     assert shares_of(50) == (pytest.approx(0.5), True)
-    assert shares_of(30) == (pytest.approx(0.5), False)
+    assert shares_of(10) == (pytest.approx(0.5), False)
 
 
 def test_prevalence_and_bias_are_shown_by_covariate_and_no_small_count_is_told(hospital: Hospital) -> None:

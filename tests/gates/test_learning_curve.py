@@ -38,7 +38,8 @@ def test_every_beginning_of_a_nested_order_has_the_classes_in_their_shares() -> 
 
 def test_sizes_are_shares_with_two_images_of_each_class_at_least() -> None:
     assert learning_curve.sizes([0.1, 0.3, 1.0], 1000, 2) == [100, 300, 1000]
-    assert learning_curve.sizes([0.001, 1.0], 1000, 3) == [6, 1000]
+    assert learning_curve.sizes([0.001, 1.0], 1000, 30) == [60, 1000]
+    assert learning_curve.sizes([0.001, 1.0], 1000, 3) == [20, 1000]
     assert learning_curve.sizes([0.5], 2, 3) == [2]
     assert learning_curve.sizes([], 1000, 2) == []
 

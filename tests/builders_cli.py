@@ -58,6 +58,7 @@ gates:
   copy_practice: 50
   utility_drop_max: 1
   utility_seeds: 1
+  curve_shares: []
   copy_excess_max: 1
   membership_model_excess_max: 0.5
   membership_cohort_excess_max: 0.5

@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
         "utility_images": 512,
         "utility_drop_max": 1,
         "utility_seeds": 1,
+        "curve_shares": [],
         "copy_excess_max": 1,
         "membership_model_excess_max": 0.5,
         "membership_cohort_excess_max": 0.5,

@@ -21,7 +21,7 @@ from medpipe.gates.validate import made_from, validate
 from medpipe.images.dataset import Dataset
 from medpipe.records import Record
 
-GATES = {"resamples": 20, "feature_images": 256, "utility_images": 256, "utility_seeds": 1}
+GATES = {"resamples": 20, "feature_images": 256, "utility_images": 256, "utility_seeds": 1, "curve_shares": []}
 MANY = {"images": 6_400, "batch": 32, "learning_rate": 0.003, "state_images": 6_400, "preview_images": 0}
 ONCE = {"images": 64, "batch": 32, "state_images": 64, "preview_images": 0}
 

@@ -50,6 +50,7 @@ gates:
   spectrum_excess_max: 1000
   repeats_excess_max: 1
   outlier_false_positive: 0
+  too_good_excess_max: 1000
   condition_drop_max: 1
   covariate_drop_max: 1
   disclosure_risk_max: 1

@@ -59,7 +59,8 @@ def report(
         why = f"Too few images for a figure: {', '.join(small)}." if small else "Nothing is known of the patients but their images."
         gaps.insert(0, {"what": "fairness for some groups" if small else "fairness", "why": why})
     if not any(verdict.name == "outliers" for verdict in verdicts):
-        gaps.insert(0, {"what": "single bad images", "why": "gates.outlier_false_positive is 0: nobody looked for images unlike any real one."})
+        why = "gates.outlier_false_positive is 0: nobody looked for images unlike any real one."
+        gaps.insert(0, {"what": "single bad images", "why": why})
     if not any(verdict.name == "gates_self_test" for verdict in verdicts):
         gaps.insert(
             0, {"what": "the gates themselves", "why": f"Fewer than {2 * selftest.HALF_MIN} images were held out to spoil and to judge by."}

@@ -67,7 +67,7 @@ def verdicts(
     why = FEW if baseline.real else UNCERTIFIED
     names = [name for name in GATED if name in known] if known else list(LIKENESS)
     found = [_verdict(BY_NAME[name], known.get(name), made.get(name), n, settings, why) for name in names]
-    return [*found, _too_good(known, made, nearer or {}, n, why)]
+    return [*found, _too_good(known, made, nearer or {}, n, settings, why)]
 
 
 def _verdict(measure: Measure, band: Band | None, made: NDArray[np.float64] | None, n: int, settings: GatesSettings, why: str) -> Verdict:
@@ -86,7 +86,14 @@ def _verdict(measure: Measure, band: Band | None, made: NDArray[np.float64] | No
     )
 
 
-def _too_good(known: Mapping[str, Band], made: Mapping[str, NDArray[np.float64]], nearer: Mapping[str, float], n: int, why: str) -> Verdict:
+def _too_good(
+    known: Mapping[str, Band],
+    made: Mapping[str, NDArray[np.float64]],
+    nearer: Mapping[str, float],
+    n: int,
+    settings: GatesSettings,
+    why: str,
+) -> Verdict:
     """A distance below the band of real images, or a precision above it: what copies of the training images reach."""
     gaps = {name: band.better(BY_NAME[name], float(np.median(made[name]))) for name, band in known.items() if BY_NAME[name].suspicious}
     gaps |= nearer if known else {}
@@ -98,7 +105,7 @@ def _too_good(known: Mapping[str, Band], made: Mapping[str, NDArray[np.float64]]
         "fidelity",
         value,
         (value, value),
-        bound=next(iter(known.values())).reach if most else math.nan,
+        bound=next(iter(known.values())).reach + settings.too_good_excess_max if most else math.nan,
         direction="at most",
         baseline=0.0,
         n=n,

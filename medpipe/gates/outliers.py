@@ -44,7 +44,8 @@ def distances(features: Mapping[str, NDArray[np.float64]], train: Mapping[str, N
 def limits(held: Distances, settings: GatesSettings) -> NDArray[np.float64]:
     """Set two limits per space, that of outliers and the nearer one of unusual images: (2, spaces).
 
-    At most the stated share of held-out images (N, spaces), or UNUSUAL times it, lies beyond any; NaN where there are too few, infinite where nobody looks.
+    At most the stated share of held-out images (N, spaces), or UNUSUAL times it, lies beyond any.
+    NaN where there are too few, infinite where nobody looks.
     """
     if len(held) < copy_gate.HOLDOUT_MIN or not np.isfinite(held).all():
         return np.full((2, held.shape[1]), math.nan)

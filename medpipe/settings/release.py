@@ -35,6 +35,8 @@ class GatesSettings(Section):
     """How much more often a synthetic image may have a near twin in the cohort than real held-out images among themselves."""
     family_level: Annotated[float, Field(gt=0, le=0.2)] = 0.01
     """Chance that images of other real patients fail any gate of likeness by luck alone: it is split over the measures."""
+    too_good_excess_max: Annotated[float, Field(ge=0)] = 0.0
+    """Standard errors by which the cohort may beat other real images beyond chance; more lets smooth images pass, and copies too."""
     outlier_false_positive: Annotated[float, Field(ge=0, le=0.1)] = 0.005
     """Share of real held-out images that may count as outliers: it sets how far from real images an image may lie; 0 looks for none."""
     outlier_excess_max: Fraction = 0.03

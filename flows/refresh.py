@@ -57,7 +57,7 @@ def refresh_cohort(
         dataset = preprocess(collection, workspace, recipe)
         checkpoint = train(dataset, workspace, recipe, ledger_file)
         cohort = generate(checkpoint, workspace, recipe, dataset)
-        report = validate(cohort, dataset, workspace, recipe)
+        report = validate(cohort, dataset, workspace, recipe, checkpoint)
         return release(cohort, report, workspace, recipe, signing_key_file, ledger_file)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medpipe.diffusion.train import train
     from medpipe.errors import ConsentError, GateFailed, InputError, MedpipeError, PrivacyError, RecordError
     from medpipe.gates.audit import audit
+    from medpipe.gates.neighbours import neighbours
     from medpipe.gates.validate import validate
     from medpipe.images.dataset import Dataset
     from medpipe.images.preprocess import preprocess
@@ -52,6 +53,7 @@ __all__ = [
     "generate",
     "load_recipe",
     "load_record",
+    "neighbours",
     "preprocess",
     "release",
     "run",
@@ -77,6 +79,7 @@ _HOMES = {
     "generate": "medpipe.cohort.generate",
     "load_recipe": "medpipe.recipe:load",
     "load_record": "medpipe.records:load",
+    "neighbours": "medpipe.gates.neighbours",
     "preprocess": "medpipe.images.preprocess",
     "release": "medpipe.release.release",
     "run": "medpipe.chain",

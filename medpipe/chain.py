@@ -119,11 +119,17 @@ def generate(
 
 
 def validate(
-    workspace: Path, cohort: Path, dataset: Path, recipe: Recipe, executor: Executor | None = None, progress: Progress = silent
+    workspace: Path,
+    cohort: Path,
+    dataset: Path,
+    recipe: Recipe,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
 ) -> Record:
-    """Make (or find) the Report on `cohort` in `workspace`."""
-    place = validate_.made_from(cohort, dataset, recipe).place(workspace)
-    return validate_.validate(cohort, dataset, place, recipe, executor=executor, progress=progress)
+    """Make (or find) the Report on `cohort` in `workspace`; with the `checkpoint` that made it, that is attacked, too."""
+    place = validate_.made_from(cohort, dataset, recipe, checkpoint).place(workspace)
+    return validate_.validate(cohort, dataset, place, recipe, checkpoint=checkpoint, executor=executor, progress=progress)
 
 
 def release(workspace: Path, cohort: Path, report: Path, recipe: Recipe, keys: Keys, progress: Progress = silent) -> Record:
@@ -158,5 +164,5 @@ def run(
     dataset = preprocess(workspace, collection.path, recipe, executor, progress)
     checkpoint = train(workspace, dataset.path, recipe, progress, keys.ledger)
     cohort = generate(workspace, checkpoint.path, recipe, executor, progress, dataset.path)
-    report = validate(workspace, cohort.path, dataset.path, recipe, executor, progress)
+    report = validate(workspace, cohort.path, dataset.path, recipe, executor, progress, checkpoint.path)
     return release(workspace, cohort.path, report.path, recipe, keys, progress)

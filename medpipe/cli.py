@@ -131,6 +131,13 @@ def _judgements(commands: argparse._SubParsersAction[Parser]) -> None:
     audit.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(audit, shown=("gates", "compute"))
 
+    internal = "write an internal page with the most suspicious synthetic images beside real ones; it is never to be shared"
+    neighbours = _command(commands, "neighbours", verbs.neighbours, internal, "COHORT DATASET REPORT OUT.html [--count N]", False)
+    for name in ("cohort", "dataset", "report"):
+        neighbours.add_argument(name, type=Path, metavar=name.upper(), help=f"folder of the {name.capitalize()}")
+    neighbours.add_argument("out", type=Path, metavar="OUT.html", help="page to write, outside every record and release")
+    neighbours.add_argument("--count", type=_count, default=24, metavar="N", help="synthetic images to show (default 24)")
+
     compare = _command(
         commands, "compare", verbs.compare, "train and judge several methods on one Dataset", "DATASET OUT [--methods NAME ...]"
     )
@@ -193,6 +200,8 @@ def _verb(
         default = "beside the key" if name == "deidentify" else "of the workspace"
         verb.add_argument("--ledger", type=Path, metavar="FILE", help=f"consent ledger (default: consent.jsonl {default}, if it is there)")
     if name == "validate":
+        text = "Checkpoint that made the Cohort: the model is attacked as well, not the images alone"
+        verb.add_argument("--checkpoint", type=Path, metavar="CHECKPOINT", help=text)
         verb.add_argument("--self-test", action="store_true", help="also print what the gates catch: planted copies and spoiled cohorts")
     verb.add_argument("--recipe", metavar="NAME|FILE", help="a recipe by name or a YAML file (default: every default)")
     settings_arguments(verb, shown=sections)

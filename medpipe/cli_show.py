@@ -50,6 +50,7 @@ def trained(record: Record) -> str:
         "images": "",
         "minutes": ", as train.minutes were over",
         "gap": ", as the gap to the validation split grew beyond train.stop_gap",
+        "privacy": ", as train.dp_epsilon was spent",
     }
     pace = f"{cost['seconds']:,.0f} s, {cost['images_per_s']:,.0f} images/s"
     what = "jumps of a student" if "student" in facts else "images"

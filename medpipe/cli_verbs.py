@@ -129,7 +129,8 @@ def validate(arguments: argparse.Namespace) -> int:
 
     recipe = recipe_from(arguments)
     with workers(recipe) as (executor, progress):
-        report = validate(arguments.cohort, arguments.dataset, arguments.out, recipe, executor=executor, progress=progress)
+        given = arguments.cohort, arguments.dataset, arguments.out, recipe
+        report = validate(*given, checkpoint=arguments.checkpoint, executor=executor, progress=progress)
     show_report(report.path, self_test=arguments.self_test)
     done(report)
     return 0 if report.facts["passed"] else GateFailed.exit_status
@@ -146,6 +147,14 @@ def audit(arguments: argparse.Namespace) -> int:
     print(f"{done.withheld} of {done.candidates} candidates are withheld", file=sys.stderr)
     print(done.folder, flush=True)
     return 0 if done.passed else GateFailed.exit_status
+
+
+def neighbours(arguments: argparse.Namespace) -> int:
+    """Write the internal page of synthetic images beside their nearest real ones."""
+    from medpipe.gates.neighbours import neighbours
+
+    print(neighbours(arguments.cohort, arguments.dataset, arguments.report, arguments.out, count=arguments.count), flush=True)
+    return 0
 
 
 def compare(arguments: argparse.Namespace) -> int:

@@ -90,7 +90,7 @@ def compare(
         cohort, cost = _cohort(method, dataset, out / method, recipe, executor, progress)
         report = validate(cohort.path, dataset, out / method / "report", recipe, executor=executor, progress=progress)
         rows.append({"method": method} | _figures(report) | cost)
-        grids.append((method, _tiles(store.read(cohort.path, np.arange(min(SHOWN, int(cohort.facts["images"])))))))
+        grids.append((method, _tiles(_shown(cohort, report))))
     table = pd.DataFrame(rows)
     records.write_json(
         out / TABLE, {"dataset": records.load(dataset, "Dataset").content, "rows": json.loads(table.to_json(orient="records"))}
@@ -130,6 +130,12 @@ def _figures(report: Record) -> dict[str, Any]:
         "utility_real": used.get("baseline"),
         "copies_near": verdicts["copies_near"]["value"],
     }
+
+
+def _shown(cohort: Record, report: Record) -> store.Images:
+    """Read the first images of a cohort that the gates did not withhold."""
+    judged = pd.read_parquet(report.path / "images.parquet", columns=["row", "withheld"])
+    return store.read(cohort.path, np.sort(judged.loc[~judged["withheld"].astype(bool), "row"].to_numpy(np.int64))[:SHOWN])
 
 
 def _tiles(images: store.Images) -> str:

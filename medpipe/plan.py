@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,6 +80,7 @@ def _step(
 def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) -> dict[str, str]:
     """What each stage costs, counted in images through a network or read and written."""
     cohort, gates = recipe.cohort, recipe.gates
+    made = cohort.images + math.ceil(cohort.images * cohort.spare)
     evaluations = cohort_plan.evaluations(cohort)
     unread = {"shape": [1, *[recipe.images.size] * recipe.images.dimensions], "classes": [], "covariates": []}
     network = networks.planned(recipe, dataset.facts if dataset else unread)
@@ -88,7 +90,7 @@ def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) ->
         "deidentify": instances,
         "preprocess": instances,
         "train": f"{before}{recipe.train.images:,} images of training: {network}",
-        "generate": f"{cohort.images:,} images × {evaluations} network evaluations",
+        "generate": f"{made:,} images{', spare ones included,' if cohort.spare else ''} × {evaluations} network evaluations",
         "validate": f"{gates.feature_images:,} images for the feature network, {2 * gates.utility_seeds} classifiers",
         "release": f"{cohort.images:,} images copied",
     }

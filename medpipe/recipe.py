@@ -72,6 +72,10 @@ class Recipe(Section):
             raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")
         if self.train.batch < self.compute.processes * self.compute.nodes:
             raise ValueError("train.batch must be at least compute.processes × compute.nodes, an image for each process")
+        if problem := self._against_privacy():
+            raise ValueError(f"train.dp_epsilon (differentially private training) {problem}")
+        if self.train.canaries and (model.maps or model.space == "latent"):
+            raise ValueError("train.canaries are images without maps: set model.space pixel and no model.maps, or plant none")
         if self.compute.nodes > 1 and self.compute.rendezvous is None:
             raise ValueError("compute.nodes needs compute.rendezvous, the HOST:PORT where the nodes find each other")
         if cohort.guidance_high is not None and cohort.guidance_low >= cohort.guidance_high:
@@ -85,6 +89,21 @@ class Recipe(Section):
         if images.percentile_low >= images.percentile_high:
             raise ValueError("images.percentile_low must be below images.percentile_high")
         return self
+
+    def _against_privacy(self) -> str:
+        """Say what private training cannot be combined with; empty where nothing is in its way."""
+        train, model = self.train, self.model
+        if train.dp_epsilon is None:
+            return "is needed with train.dp_epsilon_total and train.dp_noise" if train.dp_epsilon_total or train.dp_noise else ""
+        if train.precision == "bf16" or train.compile == "on" or self.compute.processes * self.compute.nodes > 1:
+            return "computes a gradient per patient, in fp32, uncompiled, in one process: leave train.precision and compile on auto"
+        if model.space == "latent" or model.maps:
+            return "covers neither an autoencoder nor maps: set model.space pixel and no model.maps"
+        if self.cohort.start == "gaussian":
+            return "keeps no moments of the training split, from which cohort.start gaussian begins: set cohort.start noise"
+        if train.stop_gap is not None or train.canaries:
+            return "does not look at the loss of single patients, and plants nothing: leave train.stop_gap and canaries empty"
+        return ""
 
     @property
     def side(self) -> int:

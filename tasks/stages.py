@@ -111,12 +111,12 @@ def generate(checkpoint: Path, workspace: Path, recipe: Recipe, dataset: Path | 
 
 
 @stage("validate", timeout_h=48)
-def validate(cohort: Path, dataset: Path, workspace: Path, recipe: Recipe) -> Path:
+def validate(cohort: Path, dataset: Path, workspace: Path, recipe: Recipe, checkpoint: Path | None = None) -> Path:
     """Make (or find) the Report on a Cohort; a gate that says no is in the Report, and the release is what it stops."""
     from medpipe import chain
 
     with worded(), workers(recipe.compute) as executor, progress_artifacts("validate") as progress:
-        record = chain.validate(workspace, cohort, dataset, recipe, executor, progress)
+        record = chain.validate(workspace, cohort, dataset, recipe, executor, progress, checkpoint)
         artifacts.verdicts(record)
         artifacts.sample_grid(cohort, record)
     return _told(record)

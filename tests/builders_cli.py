@@ -46,10 +46,23 @@ gates:
   recall_drop_max: 1
   intensity_excess_max: 1
   class_shortfall_max: 1
+  mmd_excess_max: 2
+  spectrum_excess_max: 1000
+  repeats_excess_max: 1
+  outlier_false_positive: 0
+  too_good_excess_max: 1000
+  condition_drop_max: 1
+  covariate_drop_max: 1
+  disclosure_risk_max: 1
   utility_images: 256
+  copy_planted: 10
+  copy_practice: 50
   utility_drop_max: 1
   utility_seeds: 1
+  curve_shares: []
   copy_excess_max: 1
+  membership_model_excess_max: 0.5
+  membership_cohort_excess_max: 0.5
 release:
   name: tiny-cohort
 compute:

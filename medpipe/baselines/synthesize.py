@@ -50,7 +50,8 @@ def synthesize(kind: Kind, dataset: Path, out: Path, recipe: Recipe, *, progress
         _write(net, model, out, recipe, progress)
         seconds = time.monotonic() - begun
         weights = sum(weight.numel() for weight in net.sampling().parameters())
-        return making.seal(_facts(model, recipe, kind, weights, trained_s, seconds) | {"consent": data.facts.get("consent")})
+        facts = _facts(model, recipe, kind, weights, trained_s, seconds, store.open_array(out).shape[0])
+        return making.seal(facts | {"consent": data.facts.get("consent")})
 
 
 def _model(data: Dataset) -> dict[str, Any]:
@@ -122,13 +123,16 @@ def _write(net: Baseline, model: dict[str, Any], out: Path, recipe: Recipe, prog
     store.consolidate(out)
 
 
-def _facts(model: dict[str, Any], recipe: Recipe, kind: Kind, weights: int, trained_s: float, seconds: float) -> dict[str, Any]:
-    images = recipe.cohort.images
+def _facts(
+    model: dict[str, Any], recipe: Recipe, kind: Kind, weights: int, trained_s: float, seconds: float, images: int
+) -> dict[str, Any]:
     return {name: model[name] for name in COPIED if name != "patient_orientation"} | {
         "images": images,
+        "asked": recipe.cohort.images,
         "sampler": kind,
         "evaluations": 1,
         "composition": recipe.cohort.composition,
+        "balance": recipe.cohort.balance,
         "parameters": weights,
         "cost": {
             "training_seconds": round(trained_s, 1),

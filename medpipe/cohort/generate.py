@@ -66,7 +66,11 @@ def _kinds(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def refuse_in_a_run(recipe: Recipe) -> None:
-    """Raise InputError for what a Cohort needs and the chain from a source does not make: a weaker Checkpoint."""
+    """Raise InputError for what a Cohort needs and the chain from a source does not make: a weaker Checkpoint, a covariate to balance."""
+    balance, there = recipe.cohort.balance, recipe.source.categorical
+    if balance is not None and balance not in there:
+        known = ", ".join(there) or "none"
+        raise InputError(f"cohort.balance is '{balance}', which is not in source.categorical ({known}): name it there, or use another")
     if recipe.cohort.guidance_by == "weaker":
         raise InputError(
             "cohort.guidance_by 'weaker' needs a weaker Checkpoint, and a run trains one only: use 'medpipe generate' with --weaker"
@@ -104,7 +108,7 @@ def generate(
             for rows in store.shards(out)
             if not (marks / str(rows.start)).exists()
         ]
-        total = recipe.cohort.images
+        total = store.open_array(out).shape[0]
         made = total - sum(shard.stop - shard.start for shard in missing)
         progress("generate", made, total)
         for shard, _ in each(executor, sample_shard, missing):
@@ -122,6 +126,8 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
     plan.sampling(recipe.cohort, model)  # refuses what a student was not trained for
     if masks is not None and "mask" not in _kinds(model):
         raise InputError(f"the Checkpoint takes no masks: train one with 'mask' in model.maps, or give none of {masks}")
+    if recipe.cohort.start == "gaussian" and "covariances" not in model:
+        raise InputError("the Checkpoint was trained privately and keeps no moments of its images: set cohort.start noise")
     for name in (checkpoints.MODEL, checkpoints.CURVE):
         shutil.copyfile(source.path / name, out / name)
     table = plan.subjects(model, recipe.cohort, recipe.seed)
@@ -131,7 +137,7 @@ def _prepare(source: Record, out: Path, recipe: Recipe, masks: Path | None, stat
         np.save(state / MASKS, given.labels[given.choose(table["label"], recipe.seed)])
     attributes = {"synthetic": True} | {key: model[key] for key in ("spacing_mm", "patient_orientation", "modality")}
     form = autoencoder.image_form(model)
-    of = (recipe.cohort.images, tuple(form["shape"]), form["dtype"])
+    of = (len(table), tuple(form["shape"]), form["dtype"])
     store.create(out, *of, shard=recipe.cohort.shard, masks=masks is not None, attributes=attributes)
     return model
 
@@ -219,7 +225,7 @@ def _fresh(noise: plan.Draws, device: str) -> torch.Tensor:
 
 
 def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> dict[str, Any]:
-    settings = recipe.cohort
+    settings, made = recipe.cohort, store.open_array(out).shape[0]
     copied = ("shape", "dtype", "dimensions", "classes", "covariates", "spacing_mm", "modality", "licence")
     form = autoencoder.image_form(model)
     return (
@@ -227,9 +233,11 @@ def _facts(model: dict[str, Any], recipe: Recipe, out: Path, seconds: float) -> 
         | form
         | dict(plan.sampling(settings, model).said)
         | {
-            "images": settings.images,
+            "images": made,
+            "asked": settings.images,
             "masks": bool(store.has(out, "mask")),
             "composition": settings.composition,
-            "cost": {"seconds": round(seconds, 1), "images_per_s": round(settings.images / max(seconds, 1e-9), 1)},
+            "balance": settings.balance,
+            "cost": {"seconds": round(seconds, 1), "images_per_s": round(made / max(seconds, 1e-9), 1)},
         }
     )

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from pandas.api import types
 
 from medpipe import seeds
 from medpipe.diffusion import conditioning, samplers, schedules
@@ -21,14 +23,48 @@ STEPS = 10
 
 
 def subjects(model: dict[str, Any], settings: CohortSettings, seed: int) -> pd.DataFrame:
-    """Return the cohort's table: row, id, label and covariates, one line per synthetic subject."""
+    """Return the cohort's table: row, id, label and covariates, one line per synthetic subject.
+
+    The first `settings.images` are those asked for, and the same whatever `settings.spare` is; the spare ones follow.
+    """
     conditions = Conditions.from_json(model["conditions"])
-    table = conditioning.draw(conditions, settings.images, settings.composition, seeds.generator(seed, "subjects"), settings.classes)
+
+    def drawn(what: str) -> pd.DataFrame:
+        draws = seeds.generator(seed, what)
+        return conditioning.draw(conditions, settings.images, settings.composition, draws, settings.classes, settings.balance)
+
+    table = drawn("subjects")
+    if settings.spare:
+        wanted = math.ceil(settings.images * settings.spare)
+        table = pd.concat([table, spares(drawn("spares"), wanted, seeds.generator(seed, "spares", "order"))], ignore_index=True)
     if "label" not in table:
         table.insert(0, "label", None)
-    table.insert(0, "id", [f"S{number:06d}" for number in range(1, settings.images + 1)])
-    table.insert(0, "row", range(settings.images))
+    table.insert(0, "id", [f"S{number:06d}" for number in range(1, len(table) + 1)])
+    table.insert(0, "row", range(len(table)))
     return table
+
+
+def spares(pool: pd.DataFrame, wanted: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Choose `wanted` spare subjects of `pool`, a cohort drawn anew, and at least one of each class.
+
+    Each class has its share of them, and within it they are taken at equal steps along the order of the covariates
+    (systematic sampling), so that each combination has its share too, as far as so few can show it.
+    """
+    classes = (pool["label"] if "label" in pool else pd.Series("", index=pool.index)).to_numpy(object)
+    names, counts = np.unique(classes, return_counts=True)
+    total = max(wanted, len(names))
+    shares = counts * (total / len(pool))
+    takes = np.maximum(np.floor(shares), 1).astype(int)
+    while takes.sum() > total:
+        takes[takes.argmax()] -= 1
+    takes[np.argsort(takes - shares, kind="stable")[: total - takes.sum()]] += 1
+    order = sorted((name for name in pool.columns if name != "label"), key=lambda name: types.is_numeric_dtype(pool[name]))
+    chosen: list[int] = []
+    for name, take in zip(names, takes, strict=True):
+        here = pool[classes == name]
+        here = here.sort_values(order, kind="stable") if order else here
+        chosen += here.index[((np.arange(take) + 0.5) * len(here) / take).astype(int)].tolist()
+    return pool.loc[generator.permutation(np.sort(chosen))]
 
 
 def highest(settings: CohortSettings) -> float:

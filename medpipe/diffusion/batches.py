@@ -83,8 +83,9 @@ class Split:
     stretch: float
     """What images are multiplied by, their mean taken off: 1 but for latents, which are stored in a narrower range."""
     vectors: Tensor
-    """Condition vectors (N, K) of its images."""
+    """Condition vectors (N, K) of its images, canaries last."""
     labels: list[str | None]
+    """Classes of its images without the canaries, which have none."""
     masks: Tensor | None = None
     """Label maps (N, 1, …) of its images as they are stored, where the network is given masks."""
 

@@ -19,6 +19,8 @@ EDGES = torch.logspace(math.log10(0.002), math.log10(80.0), 17)
 """Limits of the 16 noise levels σ; what lies beyond counts to the outermost."""
 BINS = len(EDGES) - 1
 BY_SIGMA = "loss-by-sigma.parquet"
+POINTS = ("images", "loss", "validation_loss", "probe_loss", "gap")
+"""Columns of the curve: `probe_loss` is that of training images outside of a step, by the averaged weights, as `validation_loss` is."""
 COLUMNS = ("images", "sigma_low", "sigma_high", "loss", "count", "validation_loss", "validation_count")
 
 
@@ -47,10 +49,10 @@ def picture(checkpoint: Path) -> bytes:
     figure = Figure(figsize=(6, 3.4), dpi=90, layout="constrained")
     axes = figure.subplots()
     moments = sorted(table["images"].unique())
-    for at, style in zip(_spread(moments, 3), (":", "--", "-")[-min(len(moments), 3) :], strict=True):
+    for at, style in zip(_spread(moments, 3), (":", "--", "-")[3 - min(len(moments), 3) :], strict=True):
         part = table[(table["images"] == at) & (table["count"] > 0)]
         axes.plot((part["sigma_low"] * part["sigma_high"]) ** 0.5, part["loss"], style, color="black", label=f"{int(at):,} images")
-    last = table[(table["images"] == moments[-1]) & (table["validation_count"] > 0)]
+    last = table[(table["images"] == table["images"].max()) & (table["validation_count"] > 0)]
     if len(last):
         axes.plot((last["sigma_low"] * last["sigma_high"]) ** 0.5, last["validation_loss"], "o", mfc="none", label="validation, at the end")
     axes.set(xscale="log", yscale="log", xlabel="noise level σ", ylabel="loss (weighted, Karras et al. 2022)")
@@ -64,6 +66,14 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def with_gap(points: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Return the points of a curve with `gap`: by which share the loss on validation images lies above that on training images.
+
+    Both are taken over as many images with the same noise, so that the gap is what the model knows of its own images by heart.
+    """
+    return [{**point, "gap": point["validation_loss"] / point["probe_loss"] - 1} for point in points]
 
 
 def gap(curve: Sequence[Mapping[str, float]], limit: float, points: int = 3) -> bool:

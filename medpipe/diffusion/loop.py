@@ -60,6 +60,9 @@ class Objective(nn.Module):
 class Training:
     """One training: the network, its averages, the optimiser and the state, in each process."""
 
+    private = False
+    """Whether nothing may be told of the training images."""
+
     def __init__(self, recipe: Recipe, folder: Path, model: dict[str, Any], split: Split, validation: Fixed, world: World) -> None:
         self.recipe, self.folder, self.model, self.split, self.validation, self.world = recipe, folder, model, split, validation, world
         self.device = devices.device(recipe.compute.device)
@@ -175,7 +178,7 @@ class Training:
         now, bins, limit = self.state, self.world.total(self.bins), self.recipe.train.stop_gap
         with self.averages.inside(0):
             validation = self.measure(self.validation)
-            probe = math.nan if limit is None else _mean(self.measure(self._probe()))
+            probe = _mean(self.measure(self._probe())) if len(self.validation.vectors) and not self.private else math.nan
         mean = _mean(bins) if bins[1].sum() else loss
         now.curve.append({"images": now.images, "loss": mean, "validation_loss": _mean(validation), "probe_loss": probe})
         now.by_sigma += curve.rows(now.images, bins, validation)
@@ -185,7 +188,7 @@ class Training:
 
     def _probe(self) -> Fixed:
         """Return as many training images as there are validation images, evenly spread."""
-        places = torch.linspace(0, len(self.split.vectors) - 1, len(self.validation.vectors)).long()
+        places = torch.linspace(0, len(self.split.labels) - 1, len(self.validation.vectors)).long()
         masks = None if self.split.masks is None else self.split.masks[places]
         return Fixed(lambda: self.split[places], self.split.vectors[places], masks)
 

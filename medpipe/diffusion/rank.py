@@ -39,7 +39,7 @@ def main(scratch: Path) -> int:
 
 
 def _train(scratch: Path, dataset: Path, out: Path, recipe: Recipe) -> None:
-    from medpipe.diffusion import device, distributed
+    from medpipe.diffusion import device, distributed, duplicates
     from medpipe.diffusion.train import made_from, work
     from medpipe.images.dataset import Dataset
     from medpipe.progress import silent
@@ -53,7 +53,8 @@ def _train(scratch: Path, dataset: Path, out: Path, recipe: Recipe) -> None:
     joined = distributed.joined(compute.parallel, device.device(compute.device), one_node=compute.nodes == 1)
     with joined as world, threads(share):
         making = Making(out, made_from(dataset, recipe))
-        work(Dataset.open(dataset), making, recipe, world, progress if world.first else silent)
+        data = duplicates.once(Dataset.open(dataset), recipe.train.deduplicate)
+        work(data, making, recipe, world, progress if world.first else silent, duplicates.count(data))
 
 
 def _end_with(parent: int) -> None:

@@ -75,9 +75,12 @@ def _pass(order: Order, epoch: int) -> Places:
 
 
 class Reader:
-    """The training split of the store in `folder`: stored images by their place in `rows`, the split's rows in order."""
+    """The training split of the store in `folder`: stored images by their place in `rows`, the split's rows in order.
 
-    def __init__(self, folder: Path, rows: Places, seed: int, batch: int, buffer_mib: int) -> None:
+    `more` are images that follow after them; for these a split has to fit in memory.
+    """
+
+    def __init__(self, folder: Path, rows: Places, seed: int, batch: int, buffer_mib: int, more: store.Images | None = None) -> None:
         self._array = store.open_array(folder)
         self.rows, self.budget = rows, buffer_mib * MIB
         self.image_bytes = int(np.prod(self._array.shape[1:])) * self._array.dtype.itemsize
@@ -87,13 +90,15 @@ class Reader:
         block = max(1, min(shard, self.budget // (2 * lanes * self.image_bytes)) // chunk) * chunk
         self.shards = len(np.unique(rows // shard))
         cuts = np.flatnonzero(np.diff(rows // shard * shard + rows % shard // block * block)) + 1
-        self.order = Order(seed, (0, *cuts.tolist(), len(rows)), 0 if whole else lanes)
+        self.more = more
+        self.order = Order(seed, (0, *cuts.tolist(), len(rows) + (0 if more is None else len(more))), 0 if whole else lanes)
         self._blocks: OrderedDict[int, store.Images] = OrderedDict()
         self.streamed, self._folder = not whole, folder
 
     @cached_property
     def _all(self) -> store.Images:
-        return store.read(self._folder, self.rows)
+        stored = store.read(self._folder, self.rows)
+        return stored if self.more is None else np.concatenate([stored, self.more])
 
     @property
     def largest(self) -> int:
@@ -135,7 +140,7 @@ class Reader:
     def totals(self, rank: int = 0, processes: int = 1) -> tuple[int, int, int]:
         """Return number, sum and sum of squares of the stored values in this process's share of the split: exact integers."""
         count = total = squares = 0
-        bounds = [self.order.images * part // processes for part in (rank, rank + 1)]
+        bounds = [len(self.rows) * part // processes for part in (rank, rank + 1)]
         for places in self.parts(*bounds):
             values = self.take(places).astype(np.uint64)
             count, total, squares = count + values.size, total + int(values.sum()), squares + int((values * values).sum())

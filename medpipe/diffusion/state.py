@@ -33,7 +33,7 @@ class State:
     bins: list[list[float]] = field(default_factory=list)
     """Sum and number of losses at each noise level since the last point."""
     compiled: bool = False
-    ended: Literal["", "images", "minutes", "gap"] = ""
+    ended: Literal["", "images", "minutes", "gap", "privacy"] = ""
     """Why training ended."""
 
 

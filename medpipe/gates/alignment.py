@@ -1,196 +1,159 @@
-"""How alike an image is to the most alike training image, after turning, mirroring, moving and stretching it onto it.
+"""How alike an image is to the training image that it resembles most, as a whole, in its details and in its regions.
 
-Two stages (facts behind the choice: docs/gates.md). A bank of coarse warps of the query is correlated with every
-training image in one matrix product, which gives a shortlist; each of the shortlist is then registered onto the query by
-Gauss-Newton steps on an affine warp (Evangelidis & Psarakis 2008, enhanced correlation), and their correlation counts.
-The same code serves images and volumes.
+Three looks, each cheaper and wider than the next (facts behind the choice: docs/gates.md). A bank of coarse warps and the votes of
+patches give candidates; each is laid onto the query by an affine warp; the best are then bent onto it. What counts
+is the information in the bands of detail that the two then share, beside what the other candidates reach with the same query:
+noise lowers both. The same code serves images and volumes.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from medpipe.gates.features import blurred, shrunk
-from medpipe.images.transforms import to_model
+from medpipe.gates import detail, registration
+from medpipe.gates.gallery import Gallery, shortlist
+from medpipe.gates.geometry import grey, sampled, unit
+from medpipe.gates.registration import Pairs
+from medpipe.gates.votes import Ranking
 from medpipe.threads import threads
 
-SIDE = {2: 48, 3: 20}
-"""Longest side, in pixels, at which copies are looked for, by number of axes."""
-SHORTLIST = 12
-COMPONENTS = 48
-"""Directions kept of the coarse vectors: they only have to rank."""
-STEPS = 6
-"""Gauss-Newton steps of the registration at each of two blurs, the wide one first."""
+BY_BANK, BY_VOTES, BY_PATCH = 8, 6, 6
+"""Candidates by the bank of warps, by the votes of all patches, and by the best patch alone."""
+BENT = 3
+"""Candidates that are bent onto the query."""
 NEIGHBOURS = 50
-RULES = ("aligned_correlation", "aligned_ratio", "pixel_ratio")
-"""Scores of an image, higher is more alike: correlation with the best aligned training image (as artanh), how much better
-the best fits than the second best, and how much nearer it is than the 50 nearest are on average (both as -log ratios)."""
 EPSILON = 1e-4
+PARTS = {"all": slice(0, 4), "coarse": slice(0, 2), "middle": slice(1, 3), "fine": slice(2, 4)}
+"""Bands that are counted together."""
+MEASURES = (
+    "aligned_correlation", "aligned_ratio", "pixel_ratio",
+    "information", "information_coarse_3", "information_middle", "information_band_2", "information_band_3", "information_band_4",
+    "next_bent", *(f"{of}_{part}" for part in PARTS for of in ("next", "rest")),
+    "quarter", "half", "quarter_next", "half_next", "quarter_rest", "half_rest",
+    "votes", "votes_next", "votes_spread", "votes_scale", "patch", "patch_next", "patch_spread", "patch_scale",
+    "agrees_with_patch", "agrees_with_votes", "straightness",
+)  # fmt: skip
+"""What is measured of an image; higher is more alike.
+
+`aligned_*`: multiple correlation with the best aligned training image (as artanh), and how much better the best fits
+than the second best; `pixel_ratio`: how much nearer the nearest is than the 50 nearest are on average; `information*`: logarithm of
+the nats shared with the best bent candidate; `quarter`, `half`: the same in the best window of that size; `*_next`, `*_rest`: how far
+above the second best, or above the mean of the rest; `votes*`, `patch*`: of all patches, of the best one; `*_spread`,
+`*_scale`: the lead in units of the candidates' spread, the best in units of the spread over all training images.
+"""
+Measures = NDArray[np.float64]
 
 
-def grey(images: NDArray[np.unsignedinteger[Any]]) -> Tensor:
-    """Bring stored images (N, C, …) to one channel of at most SIDE pixels, float32."""
-    parts = [
-        shrunk(torch.from_numpy(to_model(images[k : k + 256])).mean(1, keepdim=True), SIDE[images.ndim - 2])
-        for k in range(0, len(images), 256)
-    ]
-    return torch.cat(parts)
+def measures(gallery: Gallery, images: NDArray[np.unsignedinteger[Any]], own: NDArray[np.int64] | None = None, batch: int = 32) -> Measures:
+    """Measure stored images (N, C, …) against the gallery: (N, measures) in the order of MEASURES. NaN where one has no value.
 
-
-def unit(vectors: Tensor) -> Tensor:
-    """Take the mean off the last axis and scale it to length 1; a flat vector becomes zeros."""
-    centred = vectors - vectors.mean(-1, keepdim=True)
-    scaled: Tensor = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-6)
-    return scaled
-
-
-def points(dimensions: int, count: int, reach: float) -> Tensor:
-    """Return a regular grid of count^dimensions points within ±reach of the centre, (P, dimensions), axis x first."""
-    line = torch.linspace(-reach, reach, count)
-    return torch.stack(torch.meshgrid(*[line] * dimensions, indexing="ij")[::-1], -1).reshape(-1, dimensions)
-
-
-def sampled(images: Tensor, places: Tensor) -> Tensor:
-    """Read `images` (N, C, …) at `places` (N, P, axes) in [-1, 1], x first, linearly: (N, C, P)."""
-    lead = (1,) * (images.ndim - 3)
-    grid = places.reshape(len(places), *lead, -1, places.shape[-1])
-    read: Tensor = functional.grid_sample(images, grid, padding_mode="border", align_corners=False).flatten(2)
-    return read
-
-
-def bank(dimensions: int) -> tuple[Tensor, Tensor]:
-    """Return the coarse warps as affine matrices (W, axes, axes + 1) and the mirroring of each (W, axes) in ±1.
-
-    Mirrored along any axis of the plane, turned by up to 10° in the plane, moved by up to 9 % of the side.
+    Training images of the group `own` (N,) of an image are passed over; -1 passes over none.
     """
-    angles = (-10.0, -5.0, 0.0, 5.0, 10.0) if dimensions == 2 else (-8.0, 0.0, 8.0)
-    moves = (-0.18, 0.0, 0.18)  # of half the side
-    warps, mirrors = [], []
-    for mirror in itertools.product((1.0, -1.0), repeat=2):
-        for angle in angles:
-            for move in itertools.product(moves, repeat=dimensions):
-                matrix = torch.eye(dimensions, dimensions + 1)
-                cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-                matrix[:2, :2] = torch.tensor([[cosine, -sine], [sine, cosine]])
-                matrix[:, -1] = torch.tensor(move)
-                warps.append(matrix)
-                mirrors.append(torch.tensor([*mirror, *(1.0,) * (dimensions - 2)]))
-    return torch.stack(warps), torch.stack(mirrors)
-
-
-def transformed(warps: Tensor, places: Tensor) -> Tensor:
-    """Apply affine matrices (W, axes, axes + 1) to points (P, axes): (W, P, axes)."""
-    return places @ warps[..., :-1].mT + warps[..., None, :, -1]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The training images as the detector holds them."""
-
-    images: Tensor  # (G, 1, …), shrunk
-    smooth: tuple[Tensor, Tensor]  # (G, 1, …) each, blurred for registration
-    coarse: Tensor  # (G, components), unit vectors in the basis
-    basis: Tensor  # (P, components)
-    places: Tensor  # (P, axes) of the coarse vectors
-
-    @classmethod
-    def of(cls, images: NDArray[np.unsignedinteger[Any]]) -> Gallery:
-        """Prepare the gallery of stored training images (G, C, …)."""
-        with threads(1), torch.inference_mode():
-            small = grey(images)
-            axes = small.ndim - 2
-            places = points(axes, 11 if axes == 2 else 6, 0.75)
-            vectors = unit(sampled(blurred(small, _coarse_blur(small)), places.expand(len(small), -1, -1))[:, 0])
-            _, directions = torch.linalg.eigh(vectors.T @ vectors)
-            basis = directions[:, -COMPONENTS:]
-            return cls(small, _smooth(small), vectors @ basis, basis, places)
-
-
-def _coarse_blur(images: Tensor) -> float:
-    return max(images.shape[2:]) / 20
-
-
-def _smooth(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Blur as registration needs it: wide, so that a step finds its way, then fine, so that details count."""
-    side = max(images.shape[2:])
-    return blurred(images, max(0.7, side / 25)), blurred(images, max(0.7, side / 45))
-
-
-def scores(gallery: Gallery, images: NDArray[np.unsignedinteger[Any]], batch: int = 32) -> NDArray[np.float64]:
-    """Score stored images (N, C, …) against the gallery: (N, 3) in the order of RULES. NaN where a score has no value."""
+    apart = np.full(len(images), -1, dtype=np.int64) if own is None else own
     with threads(1), torch.inference_mode():
-        parts = [_scores(gallery, grey(images[start : start + batch])) for start in range(0, len(images), batch)]
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty((0, len(RULES)))
+        parts = [
+            _measured(gallery, grey(images[start : start + batch]), torch.from_numpy(apart[start : start + batch]))
+            for start in range(0, len(images), batch)
+        ]
+    return torch.cat(parts).double().numpy() if parts else np.empty((0, len(MEASURES)))
 
 
-def _scores(gallery: Gallery, queries: Tensor) -> NDArray[np.float32]:
-    candidates, warps, mirrors = shortlist(gallery, queries)
-    found = registered(gallery, queries, candidates, warps, mirrors)  # (N, K)
-    best = found.topk(min(2, found.shape[1]), dim=1).values
-    second = best[:, 1] if best.shape[1] == 2 else torch.zeros(len(best))
-    correlation = torch.atanh(best[:, 0].clamp(-0.99999, 0.99999))
-    ratio = -torch.log((1 - best[:, 0] + EPSILON) / (1 - second + EPSILON))
-    flat, known = queries.flatten(1), gallery.images.flatten(1)
-    square = (flat**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * flat @ known.T
-    near = square.clamp_min(0).topk(min(NEIGHBOURS, len(known)), largest=False).values
-    pixel = -0.5 * torch.log((near[:, 0] + EPSILON) / (near.mean(1) + EPSILON))
-    return torch.stack([correlation, ratio, pixel], 1).numpy()
+def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
+    ranking = gallery.patches.rank(queries, gallery.groups, own, BY_VOTES, BY_PATCH)
+    known, shape = registration.smooth(queries), queries.shape[2:]
+    split = detail.bands(queries)
+    pairs = registration.laid(_candidates(gallery, queries, own, ranking), known, gallery.smooth, registration.window(len(shape)))
+    n = len(queries)
+
+    def row(values: Tensor) -> Tensor:
+        """Give each query a row of its own."""
+        return values.reshape(n, -1, *values.shape[1:])
+
+    candidates = row(pairs.candidate)  # (N, K)
+    allowed = gallery.groups[candidates] != own[:, None]
+    fit = row(_explained(pairs, known[1], gallery.smooth[1])) * allowed
+    whole = detail.windows(shape)[0]
+    correlation = detail.correlations(*_read(pairs, split, gallery, shape), shape, whole)[..., 0]
+    sign = torch.where(correlation[:, 1] < 0, -1.0, 1.0)
+    nats = row(detail.information(correlation * sign[:, None], shape, whole)) * allowed[..., None]  # (N, K, bands)
+
+    top = _distinct(candidates, nats.sum(2)).topk(min(BENT, candidates.shape[1]), dim=1).indices  # (N, B)
+    rows = (torch.arange(n)[:, None] * candidates.shape[1] + top).flatten()
+    bent = registration.bent(pairs.chosen(rows), known, gallery.smooth)
+    fits, (query, of_bent) = allowed.gather(1, top), _read(bent, split, gallery, shape)
+    seen = query * sign[rows][:, None, None], of_bent
+    held = row(detail.information(detail.correlations(*seen, shape, whole)[..., 0], shape, whole)) * fits[..., None]
+    winner = held.sum(2).argmax(1)
+    best = candidates.gather(1, top).gather(1, winner[:, None])  # (N, 1)
+    knots = row(bent.knots.flatten(1).norm(dim=1)).gather(1, winner[:, None])[:, 0] if bent.knots is not None else torch.zeros(n)
+
+    by_patch = _read(_by_patch(gallery, queries, known, ranking), split, gallery, shape)
+    permitted = gallery.groups[ranking.single] != own[:, None]
+    sizes = detail.windows(shape)[1:2], detail.windows(shape)[2:]
+    spans = [row(_windowed(*by_patch, shape, those)) * permitted for those in sizes]  # (N, R) each
+    regions = [torch.cat([row(_windowed(*seen, shape, those)) * fits, span], 1) for those, span in zip(sizes, spans, strict=True)]
+    return torch.stack(
+        [
+            *_fits(fit, candidates != best),
+            _pixels(gallery, queries, own),
+            *_shared(held, winner),
+            *_beside(held[torch.arange(n), winner], nats, candidates != best),
+            *(torch.log(part.max(1).values + 0.5) for part in regions),
+            *(_lead(part) for part in spans),
+            *(_over_rest(part) for part in spans),
+            *_voted(ranking),
+            (best[:, 0] == ranking.single[:, 0]).float(),
+            (best[:, 0] == ranking.whole[:, 0]).float(),
+            -torch.log(knots + 0.05),
+        ],
+        1,
+    )
 
 
-def shortlist(gallery: Gallery, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each query the training images that look alike under some coarse warp: (N, K), with warps and mirrors."""
-    warps, mirrors = bank(queries.ndim - 2)
-    places = transformed(warps, gallery.places) * mirrors[:, None]  # (W, P, axes)
-    n, w, p = len(queries), len(warps), len(gallery.places)
-    smooth = blurred(queries, _coarse_blur(queries))
-    vectors = unit(sampled(smooth, places.reshape(1, w * p, -1).expand(n, -1, -1)).reshape(n * w, p)) @ gallery.basis
-    k = min(SHORTLIST, len(gallery.coarse))
-    best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
-    for start in range(0, len(gallery.coarse), 1024):
-        block = gallery.coarse[start : start + 1024]
-        alike, warp = (vectors @ block.T).abs().reshape(n, w, -1).max(1)  # a negative is as alike as its positive
-        best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
-        best, keep = best.topk(min(k, best.shape[1]), dim=1)
-        index, which = index.gather(1, keep), torch.cat([which, warp], 1).gather(1, keep)
-    return index, warps[which], mirrors[which]
+def _candidates(gallery: Gallery, queries: Tensor, own: Tensor, ranking: Ranking) -> Pairs:
+    """Pair each query with the best by the bank, under its warp, and by the votes, as they lie: (N · K,)."""
+    index, warps, mirrors = shortlist(gallery, queries, own, BY_BANK)
+    n, axes = len(queries), queries.ndim - 2
+    straight = torch.eye(axes, axes + 1).expand(n, ranking.whole.shape[1], -1, -1)
+    candidates = torch.cat([index, ranking.whole], 1)
+    mirrored = torch.cat([mirrors, gallery.patches.mirrors[ranking.whole_mirror]], 1)
+    query = torch.arange(n).repeat_interleave(candidates.shape[1])
+    return Pairs(query, candidates.flatten(), torch.cat([warps, straight], 1).flatten(0, 1), mirrored.flatten(0, 1))
 
 
-def registered(gallery: Gallery, queries: Tensor, candidates: Tensor, warps: Tensor, mirrors: Tensor) -> Tensor:
-    """Register each query onto its candidates (N, K) by affine Gauss-Newton steps; return the best correlations (N, K).
+def _by_patch(gallery: Gallery, queries: Tensor, known: tuple[Tensor, ...], ranking: Ranking) -> Pairs:
+    """Lay each query onto the training images of which one patch is most alike, by that patch alone."""
+    axes, count = queries.ndim - 2, ranking.single.shape[1]
+    patches = gallery.patches
+    warp = torch.eye(axes, axes + 1).repeat(len(queries) * count, 1, 1)
+    warp[..., -1] = patches.moves[ranking.move.flatten()]
+    query = torch.arange(len(queries)).repeat_interleave(count)
+    pairs = Pairs(query, ranking.single.flatten(), warp, patches.mirrors[ranking.single_mirror.flatten()])
+    return registration.laid(pairs, known[1:], gallery.smooth[1:], patches.window, patches.centres[ranking.patch.flatten()])
 
-    With t and v the unit vectors of the candidate and of the warped query, a step solves (GᵀG + λI) Δ = Gᵀ(t - v),
-    G being the derivative of v by the warp, with its parts along 1 and along v taken out (v is normalised).
-    """
-    n, k, axes = *candidates.shape, queries.ndim - 2
-    places = points(axes, 20 if axes == 2 else 11, 0.8)
-    homogeneous = torch.cat([places, torch.ones(len(places), 1)], 1)  # (P, axes + 1)
-    matrix, mirror = warps.reshape(n * k, axes, axes + 1).clone(), mirrors.reshape(n * k, 1, axes)
-    best = torch.zeros(n * k)
-    for level, (smooth, known) in enumerate(zip(_smooth(queries), gallery.smooth, strict=True)):
-        slopes = [_slope(smooth, axis) for axis in range(queries.ndim - 1, 1, -1)]  # x first
-        moving = torch.cat([smooth, *slopes], 1).repeat_interleave(k, 0)  # (N K, 1 + axes, …)
-        target = unit(sampled(known[candidates.flatten()], places.expand(n * k, -1, -1))[:, 0])
-        for step in range(STEPS + level):
-            read = sampled(moving, transformed(matrix, places) * mirror)  # (N K, 1 + axes, P)
-            centred = read[:, 0] - read[:, 0].mean(1, keepdim=True)
-            length = centred.norm(dim=1, keepdim=True).clamp_min(1e-6)
-            value = centred / length
-            if level == 1:
-                best = torch.maximum(best, explained(value, target))
-            if step < STEPS:
-                gradient = (read[:, 1:] * mirror.mT)[:, :, None, :] * homogeneous.T  # (N K, axes, axes + 1, P)
-                towards = target * torch.where((value * target).sum(1, keepdim=True) < 0, -1.0, 1.0)
-                matrix = matrix + _step(gradient.flatten(1, 2) / length[:, None], value, towards).reshape(matrix.shape)
-    return best.reshape(n, k)
+
+def _read(pairs: Pairs, split: Tensor, gallery: Gallery, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Read the bands of each pair's query and candidate on the lattice, (Z, bands, P) each."""
+    at = detail.lattice(shape)
+    known = sampled(detail.bands(gallery.images[pairs.candidate]), at.expand(len(pairs.query), -1, -1))
+    return sampled(split[pairs.query], pairs.places(at)), known
+
+
+def _windowed(query: Tensor, known: Tensor, shape: torch.Size, sizes: list[tuple[int, ...]]) -> Tensor:
+    """Nats in the best window of any of the `sizes`, (Z,)."""
+    found = [detail.information(detail.correlations(query, known, shape, size), shape, size).sum(1).max(1).values for size in sizes]
+    return torch.stack(found).max(0).values
+
+
+def _explained(pairs: Pairs, queries: Tensor, known: Tensor) -> Tensor:
+    places = registration.window(queries.ndim - 2)
+    target = unit(sampled(known[pairs.candidate], places.expand(len(pairs.query), -1, -1))[:, 0])
+    return explained(unit(sampled(queries[pairs.query], pairs.places(places))[:, 0]), target)
 
 
 def explained(value: Tensor, target: Tensor) -> Tensor:
@@ -204,20 +167,63 @@ def explained(value: Tensor, target: Tensor) -> Tensor:
     return torch.hypot((value * target).sum(1), (square * target).sum(1)).clamp_max(1)
 
 
-def _step(jacobian: Tensor, value: Tensor, target: Tensor) -> Tensor:
-    """One damped Gauss-Newton step (N, parameters), from the derivative (N, parameters, P) of `value` (N, P)."""
-    jacobian = jacobian - jacobian.mean(2, keepdim=True)
-    jacobian = jacobian - (jacobian @ value[:, :, None]) * value[:, None]
-    normal = jacobian @ jacobian.mT
-    damping = 0.01 * normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-6
-    change = torch.linalg.solve(normal + damping * torch.eye(normal.shape[1]), jacobian @ (target - value)[:, :, None])
-    bounded: Tensor = change[:, :, 0].clamp(-0.1, 0.1)
-    return bounded
+def _distinct(candidates: Tensor, score: Tensor) -> Tensor:
+    """Put all but the best of the places that name the same candidate out of the running."""
+    same = candidates[:, :, None] == candidates[:, None, :]
+    count = candidates.shape[1]
+    earlier = torch.ones(count, count).tril(-1).bool()
+    better = (score[:, None, :] > score[:, :, None]) | ((score[:, None, :] == score[:, :, None]) & earlier)
+    return score.masked_fill((same & better).any(2), -1.0)
 
 
-def _slope(images: Tensor, axis: int) -> Tensor:
-    """Central difference along `axis`, per unit of the [-1, 1] scale."""
-    size = images.shape[axis]
-    index = torch.arange(size)
-    ahead, behind = images.index_select(axis, (index + 1).clamp_max(size - 1)), images.index_select(axis, (index - 1).clamp_min(0))
-    return (ahead - behind) * (size / 4)
+def _fits(fit: Tensor, other: Tensor) -> list[Tensor]:
+    best = (fit * ~other).max(1).values
+    ratio = -torch.log((1 - best + EPSILON) / (1 - (fit * other).max(1).values + EPSILON))
+    return [torch.atanh(fit.max(1).values.clamp(-0.99999, 0.99999)), ratio]
+
+
+def _pixels(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
+    flat, known = queries.flatten(1), gallery.images.flatten(1)
+    square = ((flat**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * flat @ known.T).clamp_min(0)
+    square = square.masked_fill(gallery.groups == own[:, None], float(square.max()) if square.numel() else 0.0)
+    near = square.topk(min(NEIGHBOURS, len(known)), largest=False).values
+    return -0.5 * torch.log((near[:, 0] + EPSILON) / (near.mean(1) + EPSILON))
+
+
+def _shared(held: Tensor, winner: Tensor) -> list[Tensor]:
+    """Nats of the best candidate, by bands; and how far it leads."""
+    groups = (slice(0, 4), slice(0, 3), slice(1, 3), slice(1, 2), slice(2, 3), slice(3, 4))
+    return [*(torch.log(held[..., part].sum(2).max(1).values + 0.1) for part in groups), _lead(held.sum(2))]
+
+
+def _beside(best: Tensor, nats: Tensor, other: Tensor) -> list[Tensor]:
+    """How far the best (N, bands) leads the second best, and the mean, of the others' `nats` (N, K, bands)."""
+    found = []
+    for part in PARTS.values():
+        mine, others = best[:, part].sum(1), nats[..., part].sum(2) * other
+        found.append(torch.log((mine + 0.5) / (others.max(1).values + 0.5)))
+        found.append(torch.log((mine + 0.5) / (others.sum(1) / other.sum(1).clamp_min(1) + 0.5)))
+    return found
+
+
+def _lead(scores: Tensor) -> Tensor:
+    best = torch.cat([scores, torch.zeros(len(scores), 1)], 1).topk(2, dim=1).values
+    return torch.log((best[:, 0] + 0.5) / (best[:, 1] + 0.5))
+
+
+def _over_rest(scores: Tensor) -> Tensor:
+    best = scores.max(1).values
+    rest = (scores.sum(1) - best) / max(1, scores.shape[1] - 1)
+    return torch.log((best + 0.5) / (rest + 0.5))
+
+
+def _voted(ranking: Ranking) -> list[Tensor]:
+    found = []
+    for scores, mean, spread, least in (
+        (ranking.whole_score, ranking.mean, ranking.spread, 0.15),
+        (torch.atanh(ranking.single_score.clamp(-0.999, 0.999)), ranking.single_mean, ranking.single_spread, 0.05),
+    ):
+        ordered = torch.cat([scores, scores[:, -1:]], 1)  # a lone candidate is its own second
+        lead = ordered[:, 0] - ordered[:, 1]
+        found += [ordered[:, 0], lead, lead / (ordered[:, 1] - ordered[:, -1] + least), (ordered[:, 0] - mean) / spread]
+    return found

@@ -19,8 +19,6 @@ from scipy import ndimage, stats
 
 Stored = NDArray[np.unsignedinteger[Any]]
 Scores = NDArray[np.float64]
-PLANTED = 40
-"""Copies planted per family."""
 
 
 def canonical_digests(images: Stored) -> list[bytes]:
@@ -94,7 +92,7 @@ def _warped(image: NDArray[np.float64], share: float, draws: np.random.Generator
     return np.stack([ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in image])
 
 
-def _jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
+def jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
     """Compress every slice of every channel as JPEG."""
     flat = np.rint(image * 255).astype(np.uint8).reshape(-1, *image.shape[-2:])
     out = []
@@ -105,31 +103,45 @@ def _jpeg(image: NDArray[np.float64], quality: int) -> NDArray[np.float64]:
     return np.stack(out).reshape(image.shape)
 
 
+def _region(image: NDArray[np.float64], other: NDArray[np.float64], share: float, draws: np.random.Generator) -> NDArray[np.float64]:
+    """Put a block of a copy, of `share` of each side and anywhere, into another image."""
+    sides = [max(1, round(share * side)) for side in image.shape[1:]]
+    starts = [int(draws.integers(0, whole - part + 1)) for whole, part in zip(image.shape[1:], sides, strict=True)]
+    block = (slice(None), *(slice(start, start + part) for start, part in zip(starts, sides, strict=True)))
+    mixed = other.copy()
+    mixed[block] = image[block]
+    return mixed
+
+
 def _half(image: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """Put the left half of a copy beside the right half of another image."""
     middle = image.shape[-1] // 2
     return np.concatenate((image[..., :middle], other[..., middle:]), axis=-1)
 
 
-def _blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(ndimage.gaussian_filter(image, (0,) + (0.02 * image.shape[-1],) * (image.ndim - 1), mode="nearest"))
+def _blurred(image: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    return np.asarray(ndimage.gaussian_filter(image, (0,) + (share * image.shape[-1],) * (image.ndim - 1), mode="nearest"))
 
 
 REQUIRED = ("exact", "mirrored", "shifted", "turned", "grain", "gamma")
 """Families of copies that the detector must find for its word to count."""
 FAMILIES = (
-    *REQUIRED, "contrast", "blurred", "enlarged", "inverted", "jpeg", "strong_grain", "heavy_grain", "blended", "half_blended", "warped",
-    "strongly_warped", "half", "compound",
+    *REQUIRED, "contrast", "inverted", "blurred", "strongly_blurred", "enlarged", "cropped", "jpeg", "strong_grain", "heavy_grain",
+    "blended", "half_blended", "evenly_blended", "warped", "strongly_warped", "most", "half", "quarter", "compound", "strong_compound",
 )  # fmt: skip
 """The others show from which strength on copies are missed."""
+BORROWING = ("blended", "half_blended", "evenly_blended", "most", "half", "quarter")
+"""Families of which a part is another image's, which has to be passed over in the search: it is no copy that was asked for."""
 
 
 def planted(sources: Stored, others: Stored, family: str, draws: np.random.Generator) -> Stored:
     """Make copies of `sources` (N, C, …) as a model that memorised them might; `others` are blended in where asked.
 
     Strengths: moved 7 % of the side, turned 5°, grain of 2 % (strong: 5 %, heavy: 10 %) of the range, gamma 1.3, contrast 0.8,
-    blur of 2 % of the side, enlarged 10 %, JPEG quality 10, 85:15 blend (half: 70:30), smooth warps of 2.5 % of the side (strong:
-    4.3 %), the left half alone; compound: mirrored, turned, moved, gamma 1.2 and grain.
+    blur of 2 % (strong: 4 %) of the side, enlarged 10 %, the middle 80 % of the side alone, JPEG quality 10, blends of 85:15 (half:
+    70:30, even: 50:50), smooth warps of 2.5 % of the side (strong: 4.3 %), a block of three quarters of each side (most) or of
+    half of it (quarter) in another image, the left half alone; compound: mirrored, turned, moved, gamma 1.2 and grain; the strong
+    one is turned and moved at random, with grain of 5 %.
     """
     top = float(np.iinfo(sources.dtype).max)
     unit, other = sources / top, others / top
@@ -150,9 +162,13 @@ def planted(sources: Stored, others: Stored, family: str, draws: np.random.Gener
         case "contrast":
             change = lambda image, k: (image - 0.5) * 0.8 + 0.5  # noqa: E731
         case "blurred":
-            change = lambda image, k: _blurred(image)  # noqa: E731
+            change = lambda image, k: _blurred(image, 0.02)  # noqa: E731
+        case "strongly_blurred":
+            change = lambda image, k: _blurred(image, 0.04)  # noqa: E731
         case "enlarged":
             change = lambda image, k: _enlarged(image, 1.1)  # noqa: E731
+        case "cropped":
+            change = lambda image, k: _enlarged(image, 1.25)  # noqa: E731
         case "strong_grain":
             change = lambda image, k: image + draws.normal(0, 0.05, image.shape)  # noqa: E731
         case "heavy_grain":
@@ -160,21 +176,70 @@ def planted(sources: Stored, others: Stored, family: str, draws: np.random.Gener
         case "inverted":
             change = lambda image, k: 1 - image  # noqa: E731
         case "jpeg":
-            change = lambda image, k: _jpeg(image, 10)  # noqa: E731
+            change = lambda image, k: jpeg(image, 10)  # noqa: E731
         case "half_blended":
             change = lambda image, k: 0.7 * image + 0.3 * other[k]  # noqa: E731
         case "warped":
             change = lambda image, k: _warped(image, 0.025, draws)  # noqa: E731
         case "strongly_warped":
             change = lambda image, k: _warped(image, 0.043, draws)  # noqa: E731
+        case "evenly_blended":
+            change = lambda image, k: 0.5 * image + 0.5 * other[k]  # noqa: E731
+        case "most":
+            change = lambda image, k: _region(image, other[k], 0.75, draws)  # noqa: E731
+        case "quarter":
+            change = lambda image, k: _region(image, other[k], 0.5, draws)  # noqa: E731
         case "half":
             change = lambda image, k: _half(image, other[k])  # noqa: E731
         case "blended":
             change = lambda image, k: 0.85 * image + 0.15 * other[k]  # noqa: E731
         case "compound":
             change = lambda image, k: _shifted(_turned(image[..., ::-1], 5), 0.07) ** 1.2 + draws.normal(0, 0.02, image.shape)  # noqa: E731
+        case "strong_compound":
+            change = lambda image, k: (  # noqa: E731
+                _shifted(_turned(image[..., ::-1], draws.uniform(-8, 8)), draws.uniform(-0.1, 0.1)) ** draws.uniform(0.75, 1.3)
+                + draws.normal(0, 0.05, image.shape)
+            )
         case _:
             raise ValueError(f"there is no family of copies '{family}': there are {', '.join(FAMILIES)}")
-    made = np.stack([change(image, k) for k, image in enumerate(unit)])
-    copied: Stored = np.rint(np.clip(made, 0, 1) * top).astype(sources.dtype)
+    made = np.stack([change(image, k).clip(0, 1) for k, image in enumerate(unit)])
+    copied: Stored = np.rint(made * top).astype(sources.dtype)
     return copied
+
+
+def practised(sources: Stored, others: Stored, draws: np.random.Generator) -> Stored:
+    """Alter copies of `sources` (N, C, …) in one to three ways and strengths drawn at random: what the score is learned on."""
+    top = float(np.iinfo(sources.dtype).max)
+    made = [_altered(image / top, other / top, draws) for image, other in zip(sources, others, strict=True)]
+    copied: Stored = np.rint(np.stack(made) * top).astype(sources.dtype)
+    return copied
+
+
+def _altered(image: NDArray[np.float64], other: NDArray[np.float64], draws: np.random.Generator) -> NDArray[np.float64]:
+    """Alter one image: first where it lies, then how bright it is, then what is lost; a blend or a part comes last but for noise."""
+    wanted = draws.choice(len(WAYS), draws.choice(3, p=COUNTS) + 1, replace=False, p=SHARES).tolist()
+    for number in sorted(wanted):
+        image = WAYS[number](image, other, draws).clip(0, 1)
+    return image
+
+
+WAYS: tuple[Callable[[NDArray[np.float64], NDArray[np.float64], np.random.Generator], NDArray[np.float64]], ...] = (
+    lambda image, other, draws: np.flip(image, axis=-1 if draws.random() < 0.7 else -2),
+    lambda image, other, draws: _turned(image, draws.uniform(-11, 11)),
+    lambda image, other, draws: _shifted(image, draws.uniform(-0.1, 0.1)),
+    lambda image, other, draws: _enlarged(image, math.exp(draws.uniform(-0.15, 0.25))),
+    lambda image, other, draws: _warped(image, draws.uniform(0.01, 0.06), draws),
+    lambda image, other, draws: image ** math.exp(draws.uniform(-0.5, 0.5)),
+    lambda image, other, draws: (image - 0.5) * draws.uniform(0.6, 1.3) + 0.5,
+    lambda image, other, draws: 1 - image,
+    lambda image, other, draws: _blurred(image, draws.uniform(0.01, 0.05)),
+    lambda image, other, draws: (share := draws.uniform(0.5, 0.95)) * image + (1 - share) * other,
+    lambda image, other, draws: _region(image, other, draws.uniform(0.45, 0.9), draws),
+    lambda image, other, draws: np.asarray(image + draws.normal(0, draws.uniform(0.01, 0.16), image.shape)),
+    lambda image, other, draws: jpeg(image.clip(0, 1), int(draws.integers(4, 50))),
+)
+"""Ways to alter a copy, in the order in which they follow each other."""
+SHARES = np.array([1, 2, 2, 2, 4, 1, 1, 1, 2, 4, 3, 4, 3]) / 30
+"""How often each way is drawn: hard ones more often."""
+COUNTS = (0.6, 0.25, 0.15)
+"""How often one, two and three ways meet in a copy."""

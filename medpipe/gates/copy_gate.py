@@ -11,14 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medpipe.gates import copies
-from medpipe.gates.alignment import RULES
+from medpipe.gates.alignment import MEASURES, Measures
 from medpipe.gates.copies import Scores
+from medpipe.gates.copy_rule import CopyRule
+from medpipe.gates.table import table as figures
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.settings import GatesSettings
 
 HOLDOUT_MIN = 50
 """Fewer held-out images than this set no threshold: the cohort cannot be certified."""
 UNCERTIFIED = f"Cannot be certified: fewer than {HOLDOUT_MIN} real images were held out to compare with."
+RULES = ("copy_likelihood", "aligned_correlation")
+"""Scores that have a limit each: the learned one, and the plain correlation, which no learning can spoil."""
+LEVELS = (0.7, 0.1)
+"""Part of the false-positive level that each may use; the rest is a margin, since a holdout says its own tail too low."""
+SHOWN = ("pixel_ratio", "information", "next_all", "half", "votes_scale", "patch_scale")
+"""Measures that stand in images.parquet beside them."""
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -30,29 +39,63 @@ class Found:
     reasons: list[str]  # (N,), "" where not withheld
     detector: list[dict[str, Any]]
     """One row per family of planted copies: {"what", "recall", "low", "high", "n", "required"}."""
+    scores: Scores
+    """(N, rules) of the cohort."""
+    false_alarms: dict[str, Any]
+    """A table: how often held-out images that set no limit were called copies."""
 
 
 def assess(
-    cohort: Scores,
+    cohort: Measures,
     exact: NDArray[np.bool_],
-    real: Scores,
-    planted: Mapping[str, tuple[Scores, NDArray[np.bool_]]],
+    real: Measures,
+    planted: Mapping[str, tuple[Measures, NDArray[np.bool_]]],
+    rule: CopyRule,
     settings: GatesSettings,
 ) -> Found:
-    """Judge the copy scores of the cohort (N, rules).
+    """Judge the measures of the cohort (N, measures).
 
-    `exact` (N,) says which images have a training image's digest, `real` are the scores of held-out images, `planted`
-    holds for each family of copies the scores and the exact matches.
+    `exact` (N,) says which images have a training image's digest, `real` are the measures of held-out images, `planted`
+    holds for each family of copies the measures and the exact matches; `rule` weighs the measures.
     """
     certifiable = len(real) >= HOLDOUT_MIN
-    limits = copies.thresholds(real, settings.copy_false_positive) if certifiable else np.full(cohort.shape[1], math.nan)
-    near = copies.flagged(cohort, limits) if certifiable else ~np.isfinite(cohort).all(axis=1)
-    detector = [_recall(family, scores, same, limits) for family, (scores, same) in planted.items()]
+    scores, held = scored(cohort, rule), scored(real, rule)
+    limits = _limits(held, settings.copy_false_positive) if certifiable else np.full(len(RULES), math.nan)
+    near = copies.flagged(scores, limits) if certifiable else ~np.isfinite(scores).all(axis=1)
+    detector = [_recall(family, scored(found, rule), same, limits) for family, (found, same) in planted.items()]
     near = np.asarray(near, dtype=np.bool_)
     withheld = np.logical_or(near, exact)
     reasons = ["exact_copy" if same else "near_copy" if alike else "" for same, alike in zip(exact.tolist(), near.tolist(), strict=True)]
-    verdicts = [_exact(exact), _near(withheld, real, limits, settings, certifiable), _self_test(detector, settings.copy_recall_min)]
-    return Found(verdicts, withheld, reasons, detector)
+    called = _called(held, settings.copy_false_positive) if certifiable else 0
+    verdicts = [_exact(exact), _near(withheld, called, len(real), settings, certifiable), _self_test(detector, settings.copy_recall_min)]
+    return Found(verdicts, withheld, reasons, detector, scores, _false_alarms(called, len(real), settings, certifiable))
+
+
+def scored(measures: Measures, rule: CopyRule) -> Scores:
+    """Turn measures (N, measures) into the scores (N, rules) that have limits."""
+    return np.stack([rule(measures), measures[:, MEASURES.index("aligned_correlation")]], 1)
+
+
+def _limits(real: Scores, share: float) -> Scores:
+    """Set the limits on the scores (N, rules) of held-out images so that at most about `share` of them is called a copy."""
+    return np.concatenate([copies.thresholds(real[:, [rule]], share * level) for rule, level in enumerate(LEVELS)])
+
+
+def _called(real: Scores, share: float) -> int:
+    """Count the held-out images that are called copies by limits set on the other four fifths of them."""
+    fold = np.arange(len(real)) % FOLDS
+    return sum(int(copies.flagged(real[fold == k], _limits(real[fold != k], share)).sum()) for k in range(FOLDS))
+
+
+def _false_alarms(called: int, n: int, settings: GatesSettings, certifiable: bool) -> dict[str, Any]:
+    low, high = copies.clopper_pearson(called, n)
+    return figures(
+        "False alarms of the search for copies",
+        "Share of held-out real images that are called near copies by limits set on other held-out images, with its 95 % interval; "
+        "the limits aim at the stated level.",
+        ("images", "share", "low", "high", "stated level"),
+        [("held-out images", called / n, low, high, settings.copy_false_positive)] if certifiable else [],
+    )
 
 
 def _recall(family: str, scores: Scores, same: NDArray[np.bool_], limits: Scores) -> dict[str, Any]:
@@ -79,20 +122,19 @@ def _exact(exact: NDArray[np.bool_]) -> Verdict:
     )
 
 
-def _near(near: NDArray[np.bool_], real: Scores, limits: Scores, settings: GatesSettings, certifiable: bool) -> Verdict:
+def _near(near: NDArray[np.bool_], called: int, real: int, settings: GatesSettings, certifiable: bool) -> Verdict:
     """The bound is what held-out images may reach, at the upper end of their own interval, plus the excess that is allowed:
     the fewer were held out, the less their threshold is worth."""
     hits, n = int(near.sum()), len(near)
     share = hits / n if certifiable and n else math.nan
-    called = int(copies.flagged(real, limits).sum()) if certifiable else 0
     return judge(
         "copies_near",
         "privacy",
         share,
         copies.clopper_pearson(hits, n),
-        bound=max(settings.copy_false_positive, copies.clopper_pearson(called, len(real))[1]) + settings.copy_excess_max,
+        bound=max(settings.copy_false_positive, copies.clopper_pearson(called, real)[1]) + settings.copy_excess_max,
         direction="at most",
-        baseline=called / len(real) if certifiable else math.nan,
+        baseline=called / real if certifiable else math.nan,
         n=n,
         meaning="Share of synthetic images that match a training image more closely than images of other real patients do; "
         "they are withheld, and too many of them mean that the model itself repeats patients."
@@ -123,11 +165,12 @@ def _self_test(detector: list[dict[str, Any]], recall_min: float) -> Verdict:
     )
 
 
-def table(found: Found, scores: Scores) -> dict[str, Any]:
+def table(found: Found, measures: Measures) -> dict[str, Any]:
     """Return the columns of images.parquet; a neighbour is never named."""
     columns: dict[str, Any] = {
-        "row": np.arange(len(scores), dtype=np.int64),
+        "row": np.arange(len(measures), dtype=np.int64),
         "withheld": found.withheld,
         "reason": [reason or None for reason in found.reasons],
     }
-    return columns | {name: np.round(scores[:, number], 4) for number, name in enumerate(RULES)}
+    columns |= {name: np.round(found.scores[:, number], 4) for number, name in enumerate(RULES)}
+    return columns | {name: np.round(measures[:, MEASURES.index(name)], 4) for name in SHOWN}

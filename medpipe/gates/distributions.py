@@ -27,10 +27,14 @@ def grey_histogram(images: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64
 
 
 def suppressed(counts: Sequence[int] | NDArray[np.integer[Any]], small_cell: int) -> list[int | None]:
-    """Hide counts of 1 to `small_cell` - 1; where that hides one cell only, hide the next smallest too, or a total would tell it."""
+    """Hide counts of 1 to `small_cell` - 1, and then the next smallest while a total would tell what is hidden: while that is
+    one cell only, or cells that are together fewer than `small_cell`."""
     shown: list[int | None] = [int(count) if count == 0 or count >= small_cell else None for count in counts]
-    left = [number for number, count in enumerate(shown) if count]
-    if shown.count(None) == 1 and left:
+    while None in shown:
+        left = [number for number, count in enumerate(shown) if count]
+        hidden = sum(int(count) for count, cell in zip(counts, shown, strict=True) if cell is None)
+        if not left or (shown.count(None) > 1 and hidden >= small_cell):
+            break
         shown[min(left, key=lambda number: int(counts[number]))] = None
     return shown
 

@@ -86,7 +86,7 @@ def check(table: pd.DataFrame, wanted: Sequence[Expected], name: str) -> dict[st
 
     Anything but a plain True from Great Expectations, an error of its own included, counts as not met.
     """
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # third-party deprecations inside the library
         import great_expectations as gx  # 6 to 25 seconds: only where it is needed
 
@@ -128,7 +128,7 @@ def _exceptions(info: Any) -> list[Mapping[str, Any]]:
     return [info] if "raised_exception" in info else [entry for entry in info.values() if isinstance(entry, Mapping)]
 
 
-class _quiet:
+class quiet:
     """Hold back the library's log lines, which quote table contents, while it runs."""
 
     def __enter__(self) -> None:

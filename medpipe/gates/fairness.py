@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medpipe import seeds
-from medpipe.gates import fidelity, fidelity_gate, utility
+from medpipe.gates import copies, fidelity, fidelity_gate, utility
 from medpipe.gates.features import SPACES
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.gates.utility_gate import Predictions
@@ -38,6 +38,8 @@ class Group:
     name: str
     real: Mask
     made: Mask
+    attribute: str = ""
+    """The covariate, or "class", of which it is one value or band; empty for a pair."""
 
 
 def find(
@@ -66,7 +68,7 @@ def find(
 
 
 def _equal(name: str, value: str, real: pd.Series[Any], made: pd.Series[Any]) -> Group:
-    return Group(f"{name} {value}", (real == value).fillna(False).to_numpy(bool), (made == value).fillna(False).to_numpy(bool))
+    return Group(f"{name} {value}", (real == value).fillna(False).to_numpy(bool), (made == value).fillna(False).to_numpy(bool), name)
 
 
 def _bands(name: str, real: pd.Series[Any], made: pd.Series[Any], train: Mask) -> list[Group]:
@@ -85,7 +87,7 @@ def _bands(name: str, real: pd.Series[Any], made: pd.Series[Any], train: Mask) -
     found = []
     for low, high in pairwise(edges):
         said = f"below {high:g}" if low == -math.inf else f"from {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-        found.append(Group(f"{name} {said}", (ours >= low) & (ours < high), (theirs >= low) & (theirs < high)))
+        found.append(Group(f"{name} {said}", (ours >= low) & (ours < high), (theirs >= low) & (theirs < high), name))
     return found
 
 
@@ -177,8 +179,9 @@ def _figures(group: Group, evidence: Evidence, settings: GatesSettings, seed: in
     n = fidelity_gate.size(shares, *parts.values()) if shares else 0
     if min(len(parts["holdout"]), synthetic) < GROUP_MIN or n < fidelity_gate.SMALLEST:
         return row
-    share = synthetic / len(group.made)
-    row |= {"assessed": True, "copies": float(evidence.withheld[group.made].mean()), "share": share}
+    share, copied = synthetic / len(group.made), int(evidence.withheld[group.made].sum())
+    row |= {"assessed": True, "copies": copied / synthetic, "copies_interval": copies.clopper_pearson(copied, synthetic)}
+    row |= {"share": share, "share_interval": copies.clopper_pearson(synthetic, len(group.made))}
     row |= _likeness(parts, shares, n, settings, seeds.generator(seed, "gates", "fairness", group.name))
     row |= _use(group, evidence, settings, seeds.generator(seed, "gates", "fairness", "utility", group.name))
     expected = evidence.expected.get(group.name)
@@ -219,7 +222,7 @@ def _likeness(
 
 def _use(group: Group, evidence: Evidence, settings: GatesSettings, draws: np.random.Generator) -> dict[str, Any]:
     """Compare what training on synthetic images costs on the group's real test images with what it costs on all."""
-    nothing = {"auc_real": None, "auc_synthetic": None, "utility_gap": None}
+    nothing = {"auc_real": None, "auc_real_interval": None, "auc_synthetic": None, "auc_synthetic_interval": None, "utility_gap": None}
     mine = np.flatnonzero(group.real[evidence.tested])
     counts = np.bincount(evidence.truth[mine]) if len(mine) else np.array([0])
     if len(mine) < GROUP_MIN or (counts >= 10).sum() < 2 or not evidence.arms.get("real") or not evidence.arms.get("synthetic"):
@@ -230,30 +233,44 @@ def _use(group: Group, evidence: Evidence, settings: GatesSettings, draws: np.ra
 
     everyone = np.arange(len(evidence.truth))
     of_all = mean("real", everyone) - mean("synthetic", everyone)
-    resampled = [
-        mean("real", some) - mean("synthetic", some) - of_all for some in (draws.choice(mine, len(mine)) for _ in range(settings.resamples))
-    ]
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    drawn = [draws.choice(mine, len(mine)) for _ in range(settings.resamples)]
+    of_mine = {arm: np.array([mean(arm, some) for some in drawn]) for arm in ("real", "synthetic")}
+    gap = of_mine["real"] - of_mine["synthetic"] - of_all
     real, synthetic = mean("real", mine), mean("synthetic", mine)
     return {
         "auc_real": real,
+        "auc_real_interval": _interval(of_mine["real"]),
         "auc_synthetic": synthetic,
+        "auc_synthetic_interval": _interval(of_mine["synthetic"]),
         "utility_gap": real - synthetic - of_all,
-        "utility_gap_interval": (float(low), float(high)),
+        "utility_gap_interval": _interval(gap),
     }
 
 
-def expected(groups: Sequence[Group], train: Mask, real_strata: NDArray[np.int64], made_strata: NDArray[np.int64]) -> dict[str, float]:
+def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def expected(
+    groups: Sequence[Group],
+    train: Mask,
+    real_strata: NDArray[np.int64],
+    made_strata: NDArray[np.int64],
+    balanced: Mapping[int, Sequence[Mask]] | None = None,
+) -> dict[str, float]:
     """Return the share each group should have in the cohort: that of the training images of each class, at the cohort's mix of classes.
 
-    A cohort that was asked to be balanced by class so has the training data's sexes and sites within each class.
+    A cohort that was asked to be balanced by class so has the training data's sexes and sites within each class. `balanced` says
+    for a class which of its training images have each value of a covariate that was asked to be equally frequent.
     """
     out = {}
     for group in groups:
         total = 0.0
         for number, count in zip(*np.unique(made_strata, return_counts=True), strict=True):
-            here = train & (real_strata == number)
-            total += (count / len(made_strata)) * (float(group.real[here].mean()) if here.any() else math.nan)
+            parts = (balanced or {}).get(int(number)) or [train & (real_strata == number)]
+            within = [float(group.real[part].mean()) if part.any() else math.nan for part in parts]
+            total += (count / len(made_strata)) * float(np.mean(within))
         if not group.name.startswith("class ") and math.isfinite(total):
             out[group.name] = total
     return out

@@ -137,11 +137,11 @@ def _moved(images: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def batches(n: int, images: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of positions below `n`, shuffled anew each pass, until `images` have been seen."""
+def batches(n: int, images: int, generator: np.random.Generator, most: int = BATCH) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of at most `most` positions below `n`, shuffled anew each pass, until `images` have been seen."""
     seen, left = 0, np.empty(0, dtype=np.int64)
     while seen < images:
-        size = min(BATCH, n)
+        size = min(most, n)
         while len(left) < size:
             left = np.concatenate([left, generator.permutation(n)])
         yield left[:size]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,62 @@ def kid(a: Features, b: Features) -> float:
     return float(within - 2 * ab.mean())
 
 
-def precision_recall(real: Features, made: Features, k: int = 3) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Distances:
+    """Euclidean distances within real images (N, N), within made ones (M, M), and between (N, M)."""
+
+    real: Features
+    made: Features
+    between: Features
+
+    @classmethod
+    def of(cls, real: Features, made: Features) -> Distances:
+        """Measure features (N, d) and (M, d)."""
+        return cls(cdist(real, real), cdist(made, made), cdist(real, made))
+
+
+def precision_recall(distances: Distances, k: int = 3) -> tuple[float, float]:
     """Precision and recall over balls that reach to each image's k-th neighbour (Kynkäänniemi et al. 2019, equation 2)."""
-    between = cdist(real, made)
-    real_radius = np.partition(cdist(real, real), k, axis=1)[:, k]  # position 0 is the image itself
-    made_radius = np.partition(cdist(made, made), k, axis=1)[:, k]
-    precision = (between <= real_radius[:, None]).any(0).mean()
-    recall = (between <= made_radius[None, :]).any(1).mean()
+    real_radius, made_radius = _radius(distances.real, k), _radius(distances.made, k)
+    precision = (distances.between <= real_radius[:, None]).any(0).mean()
+    recall = (distances.between <= made_radius[None, :]).any(1).mean()
     return float(precision), float(recall)
+
+
+def density_coverage(distances: Distances, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, equations 4 and 5): how many real balls hold a made image, as a part of k, on
+    average (above 1 where images crowd), and the share of real balls that hold any."""
+    inside = distances.between < _radius(distances.real, k)[:, None]
+    return float(inside.sum(0).mean() / k), float(inside.any(1).mean())
+
+
+def _radius(within: Features, k: int) -> NDArray[np.float64]:
+    """Distance to the k-th neighbour; position 0 is the image itself."""
+    return np.asarray(np.partition(within, k, axis=1)[:, k])
+
+
+def mmd(distances: Distances) -> float:
+    """Unbiased squared maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012, equation 3), whose width is the
+    median distance between real images (the median heuristic, their section 8)."""
+    n, m = distances.between.shape
+    width = float(np.median(distances.real[np.triu_indices(n, 1)]))
+    rr, mm, rm = (np.exp(-np.square(part) / (2 * width**2)) for part in (distances.real, distances.made, distances.between))
+    return float((rr.sum() - n) / (n * (n - 1)) + (mm.sum() - m) / (m * (m - 1)) - 2 * rm.mean())
+
+
+def frechet_at_infinity(whole: tuple[Features, Features], features: Features, draws: np.random.Generator, sizes: int = 12) -> float:
+    """Fréchet distance extrapolated to endlessly many images (Chong & Forsyth 2020, section 3.2, FID∞): the distance is linear in
+    1/n, so a line through draws of several sizes is read at 0.
+
+    `whole` are the moments of the reference. Draws go from a third of `features` (N, d) to all of them, and hold at least
+    twice as many images as dimensions; NaN where there are fewer than four times as many.
+    """
+    n, d = features.shape
+    if n < 4 * d:
+        return math.nan
+    counts = np.linspace(max(n // 3, 2 * d), n, sizes).astype(np.int64)
+    found = [frechet(whole, moments(features[draws.permutation(n)[:count]])) for count in counts]
+    return float(np.polyfit(1 / counts, found, 1)[1])
 
 
 def ks(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -21,7 +21,24 @@ from medpipe.recipe import Recipe
 from medpipe.settings import GatesSettings
 
 Arrays = Mapping[str, NDArray[Any]]
-Kind = Literal["encoder", "calibrate", "score", "planted", "describe", "utility", "embed", "selftest"]
+Kind = Literal[
+    "encoder",
+    "calibrate",
+    "score",
+    "planted",
+    "practice",
+    "describe",
+    "utility",
+    "curve",
+    "rare",
+    "segment",
+    "embed",
+    "baseline",
+    "outlier",
+    "selftest",
+    "reidentify",
+    "attack",
+]
 BLOCK = 512
 """Images in a job over many images."""
 PLAN = "plan"
@@ -41,6 +58,8 @@ class Job:
     state: Path
     recipe: str
     """The recipe as JSON."""
+    checkpoint: Path | None = None
+    """The model that made the cohort, for jobs that attack it."""
 
     @property
     def name(self) -> str:

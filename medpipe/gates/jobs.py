@@ -5,19 +5,25 @@ Each computes on one thread: its numbers do not depend on the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, assert_never
 
-import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from medpipe import seeds, store
-from medpipe.gates import alignment, copies, distributions, features, fidelity, selftest, utility
-from medpipe.gates.fidelity_gate import Sample
-from medpipe.gates.job import BLOCK, ENCODER, PLAN, Arrays, Job, cohort_images, found, numbers, save
+from medpipe.gates import (
+    copy_search,
+    distributions,
+    features,
+    fidelity,
+    learning_curve,
+    likeness_jobs,
+    membership,
+    rare_class,
+    reidentification,
+    segmentation,
+    utility,
+)
+from medpipe.gates.job import PLAN, Arrays, Job, cohort_images, found, numbers, save
 from medpipe.images.dataset import Dataset
 from medpipe.threads import threads
 
@@ -35,18 +41,32 @@ def _result(job: Job) -> Arrays:
             result = _encoder(job)
         case "calibrate" | "score":
             result = _score(job)
-        case "planted":
-            result = _planted(job)
+        case "planted" | "practice":
+            result = copy_search.planted(job) if job.kind == "planted" else copy_search.practised(job)
         case "describe":
             data = Dataset.open(job.dataset)
             images = data.images(found(job.state, PLAN)[job.what][job.start : job.stop])
             result = {**fidelity.statistics(images), "grey": distributions.grey_histogram(images)}
         case "utility":
             result = _utility(job)
+        case "curve":
+            result = learning_curve.perform(job)
+        case "rare":
+            result = rare_class.perform(job)
+        case "segment":
+            result = segmentation.perform(job)
         case "embed":
-            result = _embed(job)
+            result = likeness_jobs.embed(job)
+        case "baseline":
+            result = likeness_jobs.baseline(job)
+        case "outlier":
+            result = likeness_jobs.outlier(job)
         case "selftest":
-            result = _selftest(job)
+            result = likeness_jobs.spoiled(job)
+        case "reidentify":
+            result = _reidentify(job)
+        case "attack":
+            result = membership.attack(job)
         case _:
             assert_never(job.kind)
     return result
@@ -68,28 +88,11 @@ def _score(job: Job) -> Arrays:
         images = data.images(plan["holdout"][job.start : job.stop])
     else:
         images = cohort_images(job.cohort, slice(job.start, job.stop))
-    gallery = alignment.Gallery.of(data.images(plan["train"]))
-    result: dict[str, NDArray[Any]] = {"scores": alignment.scores(gallery, images), **fidelity.statistics(images)}
+    result: dict[str, NDArray[Any]] = {"copy_measures": copy_search.searched(job, images), **fidelity.statistics(images)}
     if job.kind == "score":
         result["grey"] = distributions.grey_histogram(images)
-        result["digests"] = np.frombuffer(b"".join(copies.canonical_digests(images)), dtype=np.uint8).reshape(len(images), -1)
+        result["digests"] = copy_search.digests(images)
     return result
-
-
-def _planted(job: Job) -> Arrays:
-    """Copies of one family, made of training images and scored like any candidate."""
-    seed, _ = job.settings
-    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["train"]
-    draws = seeds.generator(seed, "gates", "planted", job.what)
-    sources = rows[draws.permutation(len(rows))[: copies.PLANTED]]
-    images = data.images(rows)
-    others = images[draws.integers(0, len(rows), len(sources))]
-    made = copies.planted(data.images(sources), others, job.what, draws)
-    gallery = alignment.Gallery.of(images)
-    return {
-        "scores": alignment.scores(gallery, made),
-        "digests": np.frombuffer(b"".join(copies.canonical_digests(made)), dtype=np.uint8).reshape(len(made), -1),
-    }
 
 
 def _utility(job: Job) -> Arrays:
@@ -110,45 +113,10 @@ def _utility(job: Job) -> Arrays:
     }
 
 
-def _embed(job: Job) -> Arrays:
-    """Features of a block in every space."""
+def _reidentify(job: Job) -> Arrays:
+    """How well a verifier tells patients apart, and the best match of each image among the training patients."""
     seed, _ = job.settings
-    plan = found(job.state, PLAN)
-    rows = plan[f"embed_{job.what}"][job.start : job.stop]
-    images = cohort_images(job.cohort, rows) if job.what == "cohort" else Dataset.open(job.dataset).images(rows)
-    weights = {name: torch.from_numpy(value) for name, value in found(job.state, ENCODER).items()}
-    return features.raw(images, weights, seed)
-
-
-def _selftest(job: Job) -> Arrays:
-    """Half of the held-out images, spoiled in a known way and judged as a cohort by the other half: the gates that reject it."""
-    seed, settings = job.settings
-    data, plan = Dataset.open(job.dataset), found(job.state, PLAN)
-    classes = list(data.facts["classes"])
-    labels = numbers(data.index["label"], classes)
-    weights = {name: torch.from_numpy(value) for name, value in found(job.state, ENCODER).items()}
-    spoiled, judge = selftest.halves(plan["embed_holdout"], seeds.generator(seed, "gates", "selftest"))
-    draws = seeds.generator(seed, "gates", "selftest", job.what)
-    images, made = selftest.spoil(data.images(spoiled), labels[spoiled], job.what, draws)
-    train = _embedded(job.state, "train", plan["embed_train"])
-    directions = {space: features.Directions.fit(values) for space, values in train.items()}
-
-    def sample(stored: store.Images, strata: NDArray[np.int64], raw: Mapping[str, NDArray[np.float64]]) -> Sample:
-        return Sample({space: directions[space](raw[space]) for space in features.SPACES}, fidelity.statistics(stored), strata)
-
-    held, trained = data.images(judge), data.images(plan["embed_train"])
-    gates = selftest.rejected_by(
-        sample(trained, labels[plan["embed_train"]], train),
-        sample(held, labels[judge], features.raw(held, weights, seed)),
-        sample(images, made, features.raw(images, weights, seed)),
-        len(classes),
-        settings,
-        seed,
-    )
-    return {"rejected_by": np.array(gates, dtype=np.str_), "n": np.array(len(judge))}
-
-
-def _embedded(state: Path, what: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Join the features of the blocks of one kind."""
-    parts = [found(state, f"embed-{what}-{start}") for start in range(0, len(rows), BLOCK)]
-    return {space: np.concatenate([part[space] for part in parts]) for space in features.SPACES}
+    people, plan = Dataset.open(job.dataset).index["patient"].to_numpy(), found(job.state, PLAN)
+    kinds = ("train", "holdout", "cohort")
+    train, held, made = (reidentification.joined(likeness_jobs.embedded(job.state, what, plan[f"embed_{what}"])) for what in kinds)
+    return reidentification.measure(train, people[plan["embed_train"]], held, people[plan["embed_holdout"]], made, seed)

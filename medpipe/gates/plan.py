@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medpipe import seeds
 from medpipe.errors import InputError
-from medpipe.gates import copies, selftest
+from medpipe.gates import copies, of_use, reidentification, selftest
 from medpipe.gates.job import BLOCK, Job, Kind, found, numbers
 from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe
@@ -45,19 +45,26 @@ def blocks(rows: Rows) -> Iterator[Rows]:
     yield from (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
-def known_digests(data: Dataset) -> tuple[set[bytes], Rows]:
-    """Return the canonical digests of the training images, and the held-out rows that are no copy of one, or of each other.
+def known_digests(data: Dataset) -> tuple[set[bytes], Rows, Rows]:
+    """Return the canonical digests of the training images, the held-out rows that are no copy of one, or of each other, and
+    the patient of each training image as a number; patients who share an image count as one.
 
     A threshold set on a holdout that holds copies would let copies pass.
     """
-    known = {digest for rows in blocks(data.rows("train")) for digest in copies.canonical_digests(data.images(rows))}
-    seen, kept = set(known), []
+    train = data.rows("train")
+    digests = [digest for rows in blocks(train) for digest in copies.canonical_digests(data.images(rows))]
+    patients = pd.factorize(data.index["patient"].to_numpy()[train])[0].astype(np.int64)
+    first: dict[bytes, int] = {}
+    for number, digest in enumerate(digests):
+        if (other := first.setdefault(digest, number)) != number and patients[other] != patients[number]:
+            patients[patients == patients[number]] = patients[other]
+    seen, kept = set(first), []
     for rows in blocks(data.rows("holdout")):
         for row, digest in zip(rows, copies.canonical_digests(data.images(rows)), strict=True):
             if digest not in seen:
                 kept.append(row)
             seen.add(digest)
-    return known, np.array(kept, dtype=np.int64)
+    return set(first), np.array(kept, dtype=np.int64), patients
 
 
 def parts(data: Dataset, holdout: Rows, cohort: pd.DataFrame, seed: int) -> dict[str, Rows]:
@@ -107,8 +114,11 @@ def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
     return [
         job("encoder", "train"),
         *(arms if testable(data, rows) else []),
+        *of_use.jobs(cohort, data, state, recipe, rows, testable(data, rows)),
         *over("score", "cohort", images),
         *over("calibrate", "holdout", len(rows["holdout"])),
+        *over("practice", "copies", recipe.gates.copy_practice),
+        *over("practice", "real", min(recipe.gates.copy_practice, len(rows["train"]))),
         *(job("planted", family) for family in copies.FAMILIES),
         *over("describe", "train", len(rows["train"])),
     ]
@@ -123,10 +133,33 @@ def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[
     ]
 
 
-def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
-    """Return the jobs that need the embedded training images: one per cohort that is spoiled on purpose."""
+def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int, labelled: bool) -> list[Job]:
+    """Return the jobs that need embedded images: the yardstick, for a cohort of `images`, and that of the gates' own test.
+
+    They see no image of the cohort. `labelled` says whether it has classes at all.
+    """
+    halved = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
+    wanted = [("labelled" if labelled else "unlabelled", images), *([("halves", len(rows["embed_holdout"]) // 2)] if halved else [])]
+    return [Job("baseline", what, 0, n, cohort, data.record.path, state, recipe.model_dump_json()) for what, n in wanted]
+
+
+def fourth(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+    """Return the jobs that need the yardstick: outliers in the cohort, and one per cohort that is spoiled on purpose; re-identification."""
+    text = recipe.model_dump_json()
     tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
-    return [Job("selftest", what, 0, 0, cohort, data.record.path, state, recipe.model_dump_json()) for what in tried]
+    kinds: list[tuple[Kind, str]] = [("selftest", what) for what in tried]
+    kinds += [("reidentify", "patients")] if unidentifiable(data, rows) is None else []
+    return [
+        *(Job("outlier", "cohort", k, min(k + BLOCK, images), cohort, data.record.path, state, text) for k in range(0, images, BLOCK)),
+        *(Job(kind, what, 0, 0, cohort, data.record.path, state, text) for kind, what in kinds),
+    ]
+
+
+def unidentifiable(data: Dataset, rows: dict[str, Rows]) -> str | None:
+    """Say why patients cannot be re-identified in this Dataset; None where that can be tried."""
+    people = data.index["patient"].to_numpy()
+    split = str(data.record.made_from["settings"].get("images", {}).get("split", "patient"))
+    return reidentification.unfit(people[rows["embed_train"]].tolist(), people[rows["embed_holdout"]].tolist(), split)
 
 
 def gathered(jobs_done: list[Job], kind: Kind, what: str) -> dict[str, NDArray[Any]]:

@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medpipe.gates import fidelity_gate
+from medpipe.gates import copies, fidelity_gate, likeness, outliers
+from medpipe.gates.conditions import CLASS
 from medpipe.gates.copy_gate import HOLDOUT_MIN
 from medpipe.gates.fidelity_gate import Sample
+from medpipe.gates.frozen import Frozen
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.settings import GatesSettings
 
 Images = NDArray[np.unsignedinteger[Any]]
 Labels = NDArray[np.int64]
 IDEAL = "ideal"
+COPIES = "training images"
 FAULTS: dict[str, bool] = {
     "10 images repeated": True,
     "a quarter of the images repeated": False,
@@ -31,14 +34,22 @@ FAULTS: dict[str, bool] = {
     "noise 6 %": True,
     "gamma 1.15": False,
     "gamma 1.4": True,
+    "contrast 0.9": False,
+    "contrast 0.6": True,
+    "JPEG quality 30": False,
+    "JPEG quality 10": False,
     "10 % upside down": False,
     "half upside down": True,
+    "10 % mirrored": False,
+    "all mirrored": False,
     "a class missing": True,
     "rarest class at 3 %": False,
+    "20 % of labels swapped": False,
     "labels swapped": False,
+    COPIES: False,
 }
 """Each fault, and whether it must be rejected: the others show from which strength on faults are seen."""
-LABELLED = ("a class missing", "rarest class at 3 %", "labels swapped")
+LABELLED = ("a class missing", "rarest class at 3 %", "20 % of labels swapped", "labels swapped")
 """Faults that need classes."""
 RESAMPLES = 20
 HALF_MIN = HOLDOUT_MIN
@@ -74,10 +85,14 @@ def spoil(images: Images, labels: Labels, fault: str, draws: np.random.Generator
             return _stored(images + draws.normal(0, float(strength) / 100 * top, images.shape), images), labels
         case ["gamma", strength]:
             return _stored((images / top) ** float(strength) * top, images), labels
-        case [share, *_, "upside", "down"] | [share, "upside", "down"]:
+        case ["contrast", strength]:
+            return _stored((images - top / 2) * float(strength) + top / 2, images), labels
+        case ["JPEG", "quality", quality]:
+            return _stored(copies.jpeg(images / top, int(quality)) * top, images), labels
+        case [share, *_, "down" | "mirrored" as how]:
             turned = images.copy()
-            some = draws.permutation(everyone)[: len(images) // (2 if share == "half" else 10)]
-            turned[some] = np.flip(images[some], axis=2)
+            some = draws.permutation(everyone)[: len(images) // {"10": 10, "half": 2, "all": 1}[share]]
+            turned[some] = np.flip(images[some], axis=2 if how == "down" else -1)
             return turned, labels
         case ["a", "class", "missing"]:
             rows = np.flatnonzero(labels != _rarest(labels))
@@ -87,10 +102,11 @@ def spoil(images: Images, labels: Labels, fault: str, draws: np.random.Generator
             others = np.flatnonzero(labels != _rarest(labels))
             rows = np.concatenate([others, rare[: max(1, round(0.03 * len(others) / 0.97))]])
             return images[rows], labels[rows]
-        case ["labels", "swapped"]:
+        case [*some, "labels", "swapped"]:
             known = np.unique(labels[labels >= 0])
             following = dict(zip(known.tolist(), np.roll(known, 1).tolist(), strict=True)) | {-1: -1}
-            return images, np.array([following[label] for label in labels.tolist()], dtype=np.int64)
+            swapped = np.array([following[label] for label in labels.tolist()], dtype=np.int64)
+            return images, np.where(draws.random(len(labels)) < (0.2 if some else 1), swapped, labels)
         case _:
             return images, labels
 
@@ -105,13 +121,19 @@ def _stored(values: NDArray[np.floating[Any]], like: Images) -> Images:
     return stored
 
 
-def rejected_by(train: Sample, judged_by: Sample, cohort: Sample, classes: int, settings: GatesSettings, seed: int) -> list[str]:
-    """Return the gates that fail a cohort, of those on likeness and on the classes' shares."""
-    fewer = settings.model_copy(update={"resamples": RESAMPLES})
-    verdicts: list[Verdict | None] = list(fidelity_gate.assess(train, judged_by, cohort, fewer, seed))
+def rejected_by(frozen: Frozen, train: Sample, cohort: Sample, classes: int, settings: GatesSettings, seed: int) -> list[str]:
+    """Return the gates that fail a cohort, of those on likeness, on outliers, on conditions and on the classes' shares.
+
+    `frozen` is the yardstick that was fixed on the other half of the holdout.
+    """
+    far, near = outliers.distances(cohort.features, train.features)
+    truths = {probe.name: (probe.values, np.where(cohort.strata >= 0, cohort.strata, np.nan)) for probe in frozen.probes}
+    assert set(truths) <= {CLASS}, "the gates' own test knows classes only"
+    judged = likeness.judge(frozen, train, cohort, far, near, truths, settings, RESAMPLES, seed)
+    verdicts: list[Verdict | None] = list(judged.verdicts)
     if classes > 1:
-        made, trained, held = (_counts(sample, classes) for sample in (cohort, train, judged_by))
-        verdicts.append(fidelity_gate.composition(made, trained, held, "as_trained", settings))
+        made, trained = (_counts(sample, classes) for sample in (cohort, train))
+        verdicts.append(fidelity_gate.composition(made, trained, trained, "as_trained", settings))
     return [verdict.name for verdict in verdicts if verdict is not None and not verdict.passed]
 
 

@@ -12,6 +12,7 @@ import yaml
 from medpipe.consent import evidence
 from medpipe.records import Record
 from medpipe.release.charts import number
+from medpipe.release.refill import Selection
 from medpipe.settings import ReleaseSettings
 
 READING = """\
@@ -68,8 +69,7 @@ class About:
     """Everything that the card, the croissant and the page say in common about a release."""
 
     settings: ReleaseSettings
-    images: int
-    withheld: int
+    selection: Selection
     shape: Sequence[int]
     """(C, H, W) or (C, D, H, W)."""
     dtype: str
@@ -89,8 +89,26 @@ class About:
     """How the patients' permission was checked, in the words of the Report."""
 
     @property
+    def images(self) -> int:
+        """Images in the release."""
+        return len(self.selection.rows)
+
+    @property
     def folder(self) -> str:
         return f"{self.settings.name}-{self.settings.version}"
+
+    @property
+    def decision(self) -> dict[str, str | None]:
+        """Who let the cohort go: the gates, the person whom the recipe names, the key that signed."""
+        person = line(self.settings.approved_by) if self.settings.approved_by else None
+        named = f"{person} approved it." if person else "The recipe names nobody who approved it (release.approved_by)."
+        return {
+            "statement": f"All {len(self.verdicts)} gates passed, by bounds that the recipe set before the cohort was looked at. {named} "
+            f"{line(self.settings.creator)} released it with the key whose fingerprint is below.",
+            "approved_by": person,
+            "released_by": line(self.settings.creator),
+            "signed_with": self.key_fingerprint,
+        }
 
     @property
     def title(self) -> str:
@@ -106,7 +124,7 @@ def about(
     report: Mapping[str, Any],
     settings: ReleaseSettings,
     *,
-    withheld: int,
+    selection: Selection,
     key_fingerprint: str,
     fingerprints: Mapping[str, str],
 ) -> About:
@@ -114,8 +132,7 @@ def about(
     facts, dataset = cohort.facts, report.get("dataset", {})
     return About(
         settings=settings,
-        images=int(facts["images"]) - withheld,
-        withheld=withheld,
+        selection=selection,
         shape=list(facts["shape"]),
         dtype=str(facts["dtype"]),
         classes=[str(name) for name in facts.get("classes") or []],

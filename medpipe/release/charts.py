@@ -116,6 +116,47 @@ def curve(images: Sequence[float], series: Mapping[str, Sequence[float]], width:
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}">{"".join(parts)}</svg>'
 
 
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], x_name: str, y_name: str, width: int = 680, height: int = 240) -> str:
+    """Draw one line per series over `x` on a logarithmic scale, each told apart by its mark and named at its end."""
+    found = {
+        name: [(a, b) for a, b in zip(x, values, strict=True) if _finite(a) and _finite(b) and a > 0] for name, values in series.items()
+    }
+    points = [point for line in found.values() for point in line]
+    if not points:
+        return ""
+    lowest, highest = (choose(b for _, b in points) for choose in (min, max))
+    pad = 0.08 * (highest - lowest or abs(highest) or 1)
+    left, right, ceiling, floor = 48, width - 120, 12, height - 34
+    x_of = _scale(math.log(min(a for a, _ in points)), math.log(max(a for a, _ in points)), left + 8, right - 8)
+    y_of = _scale(lowest - pad, highest + pad, floor, ceiling)
+    parts = [_axis(left, right, floor), _label(left - 5, ceiling, y_name, "end"), _label((left + right) / 2, height - 2, x_name, "middle")]
+    for level in (lowest, highest):
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y_of(level):.1f}" y2="{y_of(level):.1f}"/>')
+        parts.append(_label(left - 5, y_of(level) + 4, number(level), "end"))
+    parts += [_label(x_of(math.log(a)), height - 18, number(a), "middle") for a in sorted({a for a, _ in points})]
+    ends = sorted((y_of(line[-1][1]), name) for name, line in found.items() if line)
+    places = {name: max(end, ends[0][0] + 14 * place) for place, (end, name) in enumerate(ends)}
+    for place, (name, line) in enumerate(found.items()):
+        at = [(x_of(math.log(a)), y_of(b)) for a, b in line]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+        parts.append(f'<polyline class="curve {"training" if place % 2 == 0 else "validation"}" points="{path}"/>')
+        parts += [_mark(place, a, b) for a, b in at]
+        parts += [_mark(place, right + 8, places[name] - 3), _label(right + 18, places[name] + 1, name, "start")] if line else []
+    said = f"{y_name} over {x_name}: " + ", ".join(f"{name} ends at {number(line[-1][1])}" for name, line in found.items() if line)
+    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}">{"".join(parts)}</svg>'
+
+
+def _mark(place: int, x: float, y: float) -> str:
+    """Draw the mark of the series at `place`: a hollow diamond (real), a dot, a square."""
+    match place % 3:
+        case 0:
+            return f'<path class="real" d="M{x:.1f} {y - 5:.1f} L{x + 5:.1f} {y:.1f} L{x:.1f} {y + 5:.1f} L{x - 5:.1f} {y:.1f} Z"/>'
+        case 1:
+            return f'<circle class="value pass" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+        case _:
+            return f'<rect class="synthetic" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
+
+
 def _steps(shares: Sequence[float | None], left: float, step: float, gap: float, y: Any, joined: bool) -> str:
     """Draw real shares as one stepped line (bins) or as a cap per value; suppressed cells interrupt it."""
     path, down = [], True

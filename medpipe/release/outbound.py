@@ -46,6 +46,10 @@ def real_counts(report: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]
         yield from ((f"the distribution of {name}", count) for count in entry["real"])
     for row in report.get("composition", []):
         yield "the composition", row["real"]
+    for table in report.get("tables", []):  # of any gate: a column that says what it counts is taken at its word
+        for number, column in enumerate(table["columns"]):
+            if any(word in str(column).split() for word in ("patients", "real")):
+                yield from ((f"the table {table['title']}", row[number]) for row in table["rows"] if type(row[number]) is int)
     for name, count in report.get("consent", {}).get("patients", {}).items():
         yield f"the count of patients {name}", count
 

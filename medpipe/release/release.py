@@ -1,15 +1,15 @@
 """release: a Cohort that its Report lets pass becomes a folder that may be shared.
 
 The shareable folder `<name>-<version>/` is built in the record's scratch and moved into place when it is whole; images
-that the Report withheld are not in it. Nothing in it depends on the day, the machine or the run: equal inputs and key,
-equal bytes.
+that the Report withheld are not in it, spare ones of the Cohort take their places. Nothing in it depends on the day, the machine or
+the run: equal inputs and key, equal bytes.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+import zarr
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from medpipe import __version__, consent, records, store
 from medpipe.errors import GateFailed, RecordError
+from medpipe.gates import disclosure
 from medpipe.gates.verdict import Verdict
 from medpipe.progress import Progress, silent
 from medpipe.recipe import Recipe
 from medpipe.records import MadeFrom, Record
 from medpipe.release import card, outbound, report_page, sign
 from medpipe.release.croissant import croissant
+from medpipe.release.refill import Selection, asked, select
 
 SCHEMA = 1
 Rows = NDArray[np.int64]
@@ -40,10 +43,16 @@ class Judged:
 
     record: Record
     text: Mapping[str, Any]
-    kept: Rows
-    """Rows of the Cohort that are released, in order."""
-    withheld: frozenset[int]
+    selection: Selection
+    """Which rows of the Cohort are released, in order."""
     small_cell: int
+    hidden: Sequence[str]
+    """For each row of the Cohort the covariates that its table does not tell, joined by commas; empty where there is none to hide."""
+
+    @property
+    def unreleased(self) -> frozenset[int]:
+        """Rows of the Cohort that nobody outside sees: withheld, or spare and not needed."""
+        return frozenset(range(self.selection.made)) - frozenset(self.selection.rows.tolist())
 
 
 def made_from(cohort: Path, report: Path, recipe: Recipe, *, key_file: Path) -> MadeFrom:
@@ -76,7 +85,7 @@ def release(
             images,
             judged.text,
             recipe.release,
-            withheld=len(judged.withheld),
+            selection=judged.selection,
             key_fingerprint=sign.fingerprint(key.public_key()),
             fingerprints=_fingerprints(images, judged.record),
         )
@@ -84,8 +93,8 @@ def release(
         for stale in (folder, making.path / about.folder):  # an earlier run was cut off here: equal bytes come again
             shutil.rmtree(stale, ignore_errors=True)
         folder.mkdir()
-        _arrays(images.path, folder, judged.kept, about, progress)
-        _subjects(images.path, folder, judged.kept)
+        _arrays(images.path, folder, judged.selection.rows, about, progress)
+        _subjects(images.path, folder, judged)
         _documents(folder, images, judged, about, key)
         outbound.check_texts(folder, (cohort, report, out, key_file))
         sign.seal(folder, key)
@@ -107,7 +116,8 @@ def judge(cohort: Record, report: Record) -> Judged:
         text = json.loads((report.path / "report.json").read_text())
         verdicts = list(text["verdicts"])
         passed = report.facts["passed"] is True and text["passed"] is True and all(verdict["passed"] is True for verdict in verdicts)
-        scores = pd.read_parquet(report.path / "images.parquet", columns=["row", "withheld"]).sort_values("row")
+        scores = pd.read_parquet(report.path / "images.parquet").sort_values("row", ignore_index=True)
+        scores = scores[["row", "withheld", *(["hidden"] if "hidden" in scores else [])]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{report.path} does not hold what a Report holds ({type(error).__name__}): validate again") from None
     if not passed or not verdicts:
@@ -118,8 +128,17 @@ def judge(cohort: Record, report: Record) -> Judged:
     if leave.all():
         raise GateFailed("the gates withheld every image, so nothing is released", report.path)
     small_cell = int(report.made_from.get("settings", {}).get("gates", {}).get("small_cell", report_page.SMALL_CELL))
-    kept, withheld = np.flatnonzero(~leave).astype(np.int64), frozenset(int(row) for row in np.flatnonzero(leave))
-    return Judged(report, {**text, "small_cell": small_cell}, kept, withheld, small_cell)
+    selection = select(_index(cohort.path), leave, asked(cohort.facts), cohort.facts.get("covariates") or [])
+    hidden = scores["hidden"].fillna("").tolist() if "hidden" in scores else []
+    return Judged(report, {**text, "small_cell": small_cell}, selection, small_cell, hidden)
+
+
+def _index(cohort: Path) -> pd.DataFrame:
+    """Read the Cohort's table in the order of its images."""
+    index = pd.read_parquet(cohort / "index.parquet").sort_values("row", ignore_index=True)
+    if not np.array_equal(index["row"].to_numpy(), np.arange(len(index))):
+        raise RecordError(f"{cohort / 'index.parquet'} does not number the images of the cohort: generate it again")
+    return index
 
 
 def _refusal(verdicts: list[Mapping[str, Any]], report: Path) -> str:
@@ -136,7 +155,7 @@ def _fingerprints(cohort: Record, report: Record) -> dict[str, str]:
 
 
 def _arrays(cohort: Path, folder: Path, kept: Rows, about: card.About, progress: Progress) -> None:
-    """Write the kept images densely, shard by shard: memory stays that of one shard and the rows withheld within it."""
+    """Write the kept images densely, shard by shard: memory stays that of two shards."""
     names = ["image", *(["mask"] if store.has(cohort, "mask") else [])]
     sources = {name: store.open_array(cohort, name) for name in names}
     source = sources["image"]
@@ -151,12 +170,20 @@ def _arrays(cohort: Path, folder: Path, kept: Rows, about: card.About, progress:
         attributes=_attributes(about, store.attributes(cohort)),
     )
     for rows in store.shards(folder):
-        wanted = kept[rows.start : rows.stop]
-        first, last = int(wanted[0]), int(wanted[-1]) + 1
-        blocks = {name: np.asarray(array[first:last])[wanted - first] for name, array in sources.items()}
+        blocks = {name: _gathered(array, kept[rows.start : rows.stop]) for name, array in sources.items()}
         store.write_shard(folder, rows, blocks["image"], blocks.get("mask"))
         progress("release", rows.stop, len(kept))
     store.consolidate(folder)
+
+
+def _gathered(array: zarr.Array[Any], wanted: Rows) -> store.Images:
+    """Read the ascending rows `wanted`, from one shard of the source after the other."""
+    size = int((array.shards or array.chunks)[0])
+    parts = []
+    for here in np.split(wanted, np.flatnonzero(np.diff(wanted // size)) + 1):
+        first, last = int(here[0]), int(here[-1]) + 1
+        parts.append(np.asarray(array[first:last])[here - first])
+    return np.concatenate(parts)
 
 
 def _attributes(about: card.About, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,12 +203,13 @@ def _attributes(about: card.About, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _subjects(cohort: Path, folder: Path, kept: Rows) -> None:
-    """Write one row per released subject; `row` is its place in the released arrays, `id` stays the Cohort's."""
-    index = pd.read_parquet(cohort / "index.parquet").sort_values("row")
-    if not np.array_equal(index["row"].to_numpy(), np.arange(len(index))):
-        raise RecordError(f"{cohort / 'index.parquet'} does not number the images of the cohort: generate it again")
-    table = index.iloc[kept].reset_index(drop=True)
+def _subjects(cohort: Path, folder: Path, judged: Judged) -> None:
+    """Write one row per released subject; `row` is its place in the released arrays, `id` stays the Cohort's.
+
+    A covariate that the Report hides is null in that row.
+    """
+    kept = judged.selection.rows
+    table = disclosure.without(_index(cohort), judged.hidden).iloc[kept].reset_index(drop=True)
     conditions = [name for name in table.columns if name not in ("row", "id", "split")]
     split = table.get("split", "train")
     table = pd.DataFrame(
@@ -195,7 +223,9 @@ def _documents(folder: Path, cohort: Record, judged: Judged, about: card.About, 
     """Write everything that says what the images are; the croissant last, since it holds digests of the others."""
     records.write_json(folder / "evidence.json", _evidence(judged, about))
     records.write_json(folder / "provenance.json", _provenance(cohort, judged.record, about, sign.raw(key.public_key())))
-    page = report_page.render(judged.text, cohort.path, withheld=judged.withheld, fingerprints=about.fingerprints, about=about)
+    page = report_page.render(
+        judged.text, cohort.path, withheld=judged.unreleased, selection=judged.selection, fingerprints=about.fingerprints, about=about
+    )
     for name, text in (
         ("report.html", page),
         ("README.md", card.readme(about, store.has(folder, "mask"))),
@@ -223,10 +253,24 @@ def _evidence(judged: Judged, about: card.About) -> dict[str, Any]:
         "composition": composition,
         "copy_detector": detector,
         "consent": _only(about.consent, *consent.FIELDS),
+        "privacy": _privacy(text, about),
         "small_cell": judged.small_cell,
-        "images_judged": about.images + about.withheld,
-        "images_withheld": about.withheld,
+        "images_asked": about.selection.asked,
+        "images_judged": about.selection.made,
+        "images_withheld": about.selection.withheld,
+        "images_replaced": about.selection.replaced,
         "images_released": about.images,
+    }
+
+
+def _privacy(text: Mapping[str, Any], about: card.About) -> dict[str, Any]:
+    """What a data-protection officer needs: attacks and gaps by named fields, and who decided."""
+    given = text.get("privacy", {})
+    return {
+        "summary": str(given.get("summary", "")),
+        "attacks": [_only(row, "what", "meaning", "strength", "found", "state") for row in given.get("attacks", [])],
+        "not_assessed": [_only(row, "what", "why") for row in given.get("not_assessed", [])],
+        "decision": about.decision,
     }
 
 
@@ -257,7 +301,7 @@ def _facts(about: card.About) -> dict[str, Any]:
         "version": about.settings.version,
         "licence": about.settings.licence,
         "images": about.images,
-        "withheld": about.withheld,
+        **{name: count for name, count in about.selection.as_json().items() if name != "released"},
         "shape": list(about.shape),
         "dtype": about.dtype,
         "classes": list(about.classes),

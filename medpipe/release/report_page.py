@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from medpipe import preview, records
 from medpipe.consent import evidence
-from medpipe.release import charts
+from medpipe.release import charts, refill
 from medpipe.release.card import LIMITS, About, kind_of_images, shortfall
+from medpipe.release.refill import Selection
 
 SMALL_CELL = 11
 QUESTIONS = {
@@ -41,17 +43,20 @@ def render(
     cohort: Path,
     *,
     withheld: Collection[int] = (),
+    selection: Selection | None = None,
     fingerprints: Mapping[str, str] | None = None,
     about: About | None = None,
     per_class: int = 8,
 ) -> str:
     """Render `report` on the Cohort at `cohort` as one self-contained HTML page.
 
-    Images of the rows in `withheld` are not shown. `fingerprints` names what the chain is made of beyond the Cohort's own
-    record ("dataset", "report"); `about` makes it the page of a Release. Real counts that are null are shown as
-    suppressed. Raises RecordError when `cohort` is not a Cohort.
+    Images of the rows in `withheld` are not shown; `selection` says what became of all that were made. `fingerprints` names what
+    the chain is made of beyond the Cohort's own record ("dataset", "report"); `about` makes it the page of a Release. Real counts
+    that are null are shown as suppressed. Raises RecordError when `cohort` is not a Cohort.
     """
     record = records.load(cohort, "Cohort")
+    made = int(record.facts["images"])
+    selection = selection or refill.Selection(made, made, len(withheld), np.empty(made - len(withheld), np.int64), 0)
     small_cell = int(report.get("small_cell") or SMALL_CELL)
     verdicts = list(report["verdicts"])
     fingerprints = {"cohort": record.content, **record.made_from["inputs"], **(fingerprints or {})}
@@ -60,8 +65,9 @@ def render(
         about=about,
         facts=record.facts,
         size=" × ".join(str(side) for side in record.facts["shape"][1:]),
-        images=int(record.facts["images"]) - len(withheld),
-        withheld=len(withheld),
+        images=len(selection.rows),
+        selection=selection,
+        withheld=selection.withheld,
         passed=bool(report["passed"]) and all(verdict["passed"] for verdict in verdicts) and bool(verdicts),
         verdicts=verdicts,
         groups=_groups(verdicts),
@@ -71,7 +77,12 @@ def render(
         detector=[{"low": None, "high": None, "required": False, **row} for row in report.get("copy_detector", [])],
         tried=list(report.get("gates_self_test", [])),
         fairness=list(report.get("fairness", [])),
-        tables=list(report.get("tables", [])),
+        tables=[
+            {**table, "drawing": Markup(charts.lines(**table["chart"])) if table.get("chart") else None}
+            for table in report.get("tables", [])
+        ],
+        privacy=report.get("privacy"),
+        decision=about.decision if about else None,
         curve=_curve(cohort / "training.parquet"),
         chain=[(title, fingerprints[role], meaning) for role, title, meaning in CHAIN if role in fingerprints],
         code=record.made_from["code"],
@@ -180,7 +191,7 @@ def _curve(path: Path) -> Markup | None:
     if not path.exists():
         return None
     table = pd.read_parquet(path)
-    names = {"loss": "training", "validation_loss": "validation"}
+    names = {"loss": "training", "validation_loss": "validation", "probe_loss": "known"}
     series = {said: [float(value) for value in table[name]] for name, said in names.items() if name in table}
     svg = charts.curve([float(value) for value in table["images"]], series)
     return Markup(svg) if svg else None

@@ -111,10 +111,26 @@ class TrainSettings(Section):
     """Images over which the learning rate rises from 0."""
     ema_widths: Annotated[list[Annotated[float, Field(ge=0.01, le=0.25)]], Field(min_length=1, max_length=8)] = [0.06, 0.12]
     """Widths of the weights' moving averages, as shares of the training; all are kept, the best on the validation split is the default."""
+    deduplicate: Literal["off", "exact", "near"] = "near"
+    """Train images that are there twice once: none, those of one digest (mirrored and turned ones too), or very like ones as well."""
+    canaries: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Made-up outliers that are trained on so that the report can say how much the model gives away of them; they cost a little quality."""
     flip: bool = False
     """Mirror images left-right in training; only where a mirrored image is a possible patient."""
     augment: Fraction = 0.0
     """How often an image is shifted, turned and scaled a little; the network is told, so that samples show none of it."""
+    dp_epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Differentially private training (DP-SGD) by patient: the ε that this training may spend, at which it ends; empty trains without."""
+    dp_epsilon_total: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """The ε that all private trainings of the workspace may spend together; a training that would go beyond it is refused."""
+    dp_delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    """The δ of that guarantee: below one over the number of patients."""
+    dp_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Norm to which a patient's gradient is clipped."""
+    dp_noise: Annotated[float, Field(gt=0)] | None = None
+    """Noise in units of the clipping norm; empty takes what makes the budget last for `images`."""
+    dp_draws: Annotated[int, Field(ge=1, le=256)] = 4
+    """Images, noise levels and noises over which the gradient of a drawn patient is the mean: each costs as much as an image of a step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 where the processor multiplies it in hardware, or as said."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -150,11 +166,15 @@ class CohortSettings(Section):
     """The synthetic cohort."""
 
     images: Positive = 1_000
-    """Synthetic images to make."""
+    """Synthetic images asked for."""
+    spare: Fraction = 0.05
+    """Share of images made on top, each class its part, from which a release replaces those that the gates withhold."""
     composition: Literal["as_trained", "balanced"] = "as_trained"
     """Classes as frequent as in the training data, or equally frequent."""
     classes: list[str] = []
     """Classes to make; empty makes all that training saw."""
+    balance: str | None = None
+    """Categorical covariate, such as sex, whose values are made equally often within each class; empty leaves them as in training."""
     masks: Literal["training", "none"] = "training"
     """Where a model with masks gets them: the training split, whose real shapes a release then holds, or nowhere; --masks gives others."""
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun", "euler", "ddim", "ddpm"] = "dpmpp_2m"

@@ -19,9 +19,17 @@ from medpipe.errors import MedpipeError
 
 TINY = {
     "train": {"images": 1600, "batch": 32},
-    "cohort": {"images": 80, "steps": 3, "shard": 32, "batch": 16},
+    "cohort": {"images": 80, "spare": 0, "steps": 3, "shard": 32, "batch": 16},
     "model": {"channels": [32, 32], "blocks": [1, 1]},
-    "gates": {"resamples": 20, "feature_images": 400, "utility_images": 400, "utility_seeds": 1},
+    "gates": {
+        "resamples": 20,
+        "feature_images": 400,
+        "utility_images": 400,
+        "utility_seeds": 1,
+        "curve_shares": [],
+        "copy_planted": 10,
+        "copy_practice": 50,
+    },
     "compute": {"threads": 1, "workers": 1},
 }
 

@@ -78,7 +78,7 @@ def test_verb_by_verb_makes_the_same_contents_as_the_run(capsys: pytest.CaptureF
         ("preprocess", out["collection"], out["dataset"]),
         ("train", out["dataset"], out["checkpoint"]),
         ("generate", out["checkpoint"], out["cohort"]),
-        ("validate", out["cohort"], out["dataset"], out["report"]),
+        ("validate", out["cohort"], out["dataset"], out["report"], "--checkpoint", out["checkpoint"]),
         ("release", out["cohort"], out["report"], out["release"], "--key", private / "signing.key"),
     ]
     for noun, step in zip(NOUNS, steps, strict=True):

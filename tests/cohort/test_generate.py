@@ -46,6 +46,29 @@ def test_a_cohort_holds_what_was_asked_for(tmp_path: Path, checkpoint: Path, rec
     assert (made.path / "model.json").read_bytes() == (checkpoint / "model.json").read_bytes()
 
 
+def test_spare_images_follow_those_asked_for_and_change_none_of_them(tmp_path: Path, checkpoint: Path, recipe: Recipes) -> None:
+    alone = generate(checkpoint, tmp_path / "alone", recipe(cohort={"images": 40}))
+    spare = generate(checkpoint, tmp_path / "spare", recipe(cohort={"images": 40, "spare": 0.2}))
+    assert (spare.facts["images"], spare.facts["asked"], alone.facts["images"], alone.facts["asked"]) == (48, 40, 40, 40)
+    index = pd.read_parquet(spare.path / "index.parquet")
+    assert index["id"].tolist() == [f"S{number:06d}" for number in range(1, 49)]
+    assert index[:40].equals(pd.read_parquet(alone.path / "index.parquet"))
+    assert np.abs(store.read(spare.path)[:40].astype(int) - store.read(alone.path).astype(int)).max() <= 1, "only rounding may differ"
+    asked, made = (part["label"].value_counts() for part in (index[:40], index[40:]))
+    assert all(abs(made[name] - asked[name] / 5) < 1 for name in asked.index)
+
+
+def test_each_class_has_a_spare_image_and_each_combination_its_share() -> None:
+    pool = pd.DataFrame({"label": ["common"] * 95 + ["rare"] * 5, "sex": ["F", "M"] * 50, "age": np.arange(100.0)})
+    for wanted in (1, 2, 5, 20):
+        chosen = plan.spares(pool, wanted, np.random.default_rng(0))
+        assert len(chosen) == max(wanted, 2)
+        assert set(chosen["label"]) == {"common", "rare"}
+    assert abs(int((chosen["sex"] == "F").sum()) - 10) <= 2
+    assert chosen["age"].min() < 25
+    assert chosen["age"].max() > 75
+
+
 def test_a_trained_model_obeys_its_condition(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
     settings = recipe(train={"images": 6000}, cohort={"steps": 8})
     trained = train(dataset().path, tmp_path / "trained", settings)

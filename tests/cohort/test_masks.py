@@ -202,12 +202,21 @@ def test_only_the_classes_asked_for_are_made_and_one_never_seen_is_refused(tmp_p
 
 
 @pytest.mark.slow
-def test_a_report_says_that_nobody_judged_the_masks(tmp_path: Path, data: Path, masked: Path, recipe: Recipes) -> None:
-    gates = {"resamples": 20, "feature_images": 200, "utility_images": 200, "utility_seeds": 1}
+def test_a_report_judges_the_masks_and_says_whose_shapes_they_are(tmp_path: Path, data: Path, masked: Path, recipe: Recipes) -> None:
+    gates = {
+        "resamples": 20,
+        "feature_images": 200,
+        "utility_images": 200,
+        "utility_seeds": 1,
+        "curve_shares": [],
+        "copy_planted": 10,
+        "copy_practice": 50,
+    }
     settings = recipe(cohort={"images": 60}, gates=gates)
     made = generate(masked, tmp_path / "cohort", settings, masks=data)
     report = json.loads((validate(made.path, data, tmp_path / "report", settings).path / "report.json").read_text())
     assert "masks" in {gap["what"] for gap in report["not_assessed"]}
+    assert {"mask_fidelity", "utility_segmentation"} <= {verdict["name"] for verdict in report["verdicts"]}
 
 
 def test_volumes_are_made_to_masks_too(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from medpipe.diffusion.conditioning import Conditions, draw, fit, shown, width
+from medpipe.diffusion.conditioning import COMBINATION_MIN, Conditions, draw, fit, shown, width
 from medpipe.errors import InputError
 
 CLASSES = ["a", "b", "never"]
@@ -116,6 +119,67 @@ def test_a_scanner_stays_at_its_site_and_a_rare_combination_is_not_repeated() ->
     together = pd.crosstab(drawn["site"], drawn["scanner"], normalize="index")
     assert together.loc["north", "one"] == together.loc["south", "two"] == 1
     assert drawn.groupby("scanner")["age"].mean()["one"] == pytest.approx(30, abs=1)
+
+
+def hospitals() -> pd.DataFrame:
+    """Two classes, three women in ten, north with scanner one and south with two, and four patients of a third sex in class b."""
+    draws = np.random.default_rng(0)
+    site = np.where(draws.random(800) < 0.25, "north", "south")
+    sex = np.where(draws.random(800) < np.where(site == "north", 0.8, 0.15), "F", "M")
+    label = draws.choice(["a", "b"], 800, p=[0.7, 0.3])
+    sex[np.flatnonzero(label == "b")[:4]] = "X"
+    return pd.DataFrame({"label": label, "site": site, "sex": sex, "scanner": np.where(site == "north", "one", "two")})
+
+
+MANY = [
+    {"name": "site", "kind": "categorical", "values": ["north", "south"]},
+    {"name": "sex", "kind": "categorical", "values": ["F", "M", "X"]},
+    {"name": "scanner", "kind": "categorical", "values": ["one", "two"]},
+]
+
+
+@pytest.mark.parametrize("balance", ["site", "sex", "scanner"])
+@pytest.mark.parametrize("composition", ["as_trained", "balanced"])
+def test_a_balanced_covariate_is_equally_frequent_in_each_class(balance: str, composition: Literal["as_trained", "balanced"]) -> None:
+    table = hospitals()
+    drawn = draw(fit(table, ["a", "b"], MANY), 1001, composition, np.random.default_rng(1), balance=balance)
+    counts = pd.crosstab(drawn["label"], drawn[balance])
+    assert counts.shape == (2, 2), "four patients of a class are too few to be told"
+    assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
+    assert set(zip(drawn["site"], drawn["scanner"], strict=True)) == {("north", "one"), ("south", "two")}
+    share = 0.5 if composition == "balanced" else (table["label"] == "a").mean()
+    assert (drawn["label"] == "a").sum() == pytest.approx(1001 * share, abs=1)
+
+
+def test_what_comes_before_a_balanced_covariate_is_drawn_given_it() -> None:
+    table = hospitals()
+    drawn = draw(fit(table, ["a", "b"], MANY), 8000, "as_trained", np.random.default_rng(1), balance="sex")
+    cells = ["label", "site", "sex"]
+    common = table.groupby(cells).size()
+    assert set(map(tuple, drawn[cells].to_numpy())) == set(common[common >= COMBINATION_MIN].index), "rare combinations are not told"
+    for sex in ("F", "M"):
+        real, made = ((part["site"] == "north")[(part["label"] == "a") & (part["sex"] == sex)].mean() for part in (table, drawn))
+        assert made == pytest.approx(real, abs=0.04)
+
+
+def test_what_cannot_be_balanced_is_refused(conditions: Conditions) -> None:
+    for name in ("height", "age", "label"):
+        with pytest.raises(InputError, match=rf"cohort\.balance is '{name}', which is no categorical covariate.*\(sex\)"):
+            draw(conditions, 10, "as_trained", np.random.default_rng(0), balance=name)
+    old = Conditions(tuple(replace(item, rare=None) for item in conditions.items))
+    with pytest.raises(InputError, match="train it again"):
+        draw(old, 10, "as_trained", np.random.default_rng(0), balance="sex")
+
+
+def test_a_covariate_is_balanced_without_classes_and_where_no_value_is_common_it_is_not_told() -> None:
+    table = pd.DataFrame({"label": None, "sex": ["F"] * 30 + ["M"] * 90})
+    covariates = [{"name": "sex", "kind": "categorical", "values": ["F", "M"]}]
+    assert draw(fit(table, [], covariates), 50, "as_trained", np.random.default_rng(0), balance="sex")["sex"].value_counts().tolist() == [
+        25,
+        25,
+    ]
+    few = draw(fit(table.iloc[25:35], [], covariates), 50, "as_trained", np.random.default_rng(0), balance="sex")
+    assert few["sex"].isna().all()
 
 
 def test_a_combination_of_few_patients_falls_back_to_the_class() -> None:

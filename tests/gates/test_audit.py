@@ -22,7 +22,15 @@ from medpipe.images.dataset import Dataset
 from medpipe.progress import silent
 from medpipe.sources import candidates
 
-TINY = {"resamples": 20, "feature_images": 400, "utility_images": 400, "utility_seeds": 1}
+TINY = {
+    "resamples": 20,
+    "feature_images": 400,
+    "utility_images": 400,
+    "utility_seeds": 1,
+    "curve_shares": [],
+    "copy_planted": 10,
+    "copy_practice": 60,
+}
 SIDE = 24
 
 

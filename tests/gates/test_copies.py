@@ -5,12 +5,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 from builders_gates import Images, people
 from scipy import stats
 
-from medpipe.gates import alignment, copies, copy_gate
-from medpipe.gates.alignment import Gallery
-from medpipe.gates.copies import Scores
+from medpipe.gates import alignment, copies, copy_gate, detail, registration
+from medpipe.gates.alignment import MEASURES, Measures
+from medpipe.gates.copy_rule import CopyRule
+from medpipe.gates.gallery import Gallery
+from medpipe.gates.geometry import grey, sampled, unit
 from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings()
@@ -27,18 +30,29 @@ def gallery(train: Images) -> Gallery:
 
 
 @pytest.fixture(scope="module")
-def real(gallery: Gallery) -> Scores:
-    return alignment.scores(gallery, people(160, 2)[0])
+def real(gallery: Gallery) -> Measures:
+    return alignment.measures(gallery, people(110, 2)[0])
 
 
 @pytest.fixture(scope="module")
-def planted(train: Images, gallery: Gallery) -> Mapping[str, tuple[Scores, np.ndarray]]:
+def rule(train: Images, gallery: Gallery) -> CopyRule:
+    draws = np.random.default_rng(1)
+    partners = np.roll(np.arange(150), 40)[:100]
+    copied = alignment.measures(gallery, copies.practised(train[:100], train[partners], draws), partners)
+    return CopyRule.fit(copied, alignment.measures(gallery, train[50:], np.arange(50, 150)))
+
+
+Planted = Mapping[str, tuple[Measures, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def planted(train: Images, gallery: Gallery) -> Planted:
     known = set(copies.canonical_digests(train))
     found = {}
     for family in copies.REQUIRED:
-        made = copies.planted(train[:15], train[20:35], family, np.random.default_rng(0))
+        made = copies.planted(train[:15], people(15, 9)[0], family, np.random.default_rng(0))
         same = np.array([digest in known for digest in copies.canonical_digests(made)])
-        found[family] = (alignment.scores(gallery, made), same)
+        found[family] = (alignment.measures(gallery, made), same)
     return found
 
 
@@ -85,64 +99,151 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson(hits: int, n: in
         assert (low, high) == (0, 1)
 
 
-def test_planted_copies_are_found_and_other_patients_are_not(
-    real: Scores, planted: Mapping[str, tuple[Scores, np.ndarray]], gallery: Gallery
-) -> None:
-    fresh = alignment.scores(gallery, people(250, 3)[0])
-    found = copy_gate.assess(fresh, np.zeros(250, bool), real, planted, SETTINGS)
+def test_planted_copies_are_found_and_other_patients_are_not(real: Measures, planted: Planted, rule: CopyRule, gallery: Gallery) -> None:
+    fresh = alignment.measures(gallery, people(120, 3)[0])
+    found = copy_gate.assess(fresh, np.zeros(120, bool), real, planted, rule, SETTINGS)
     assert {row["what"]: row["recall"] for row in found.detector if row["what"] in ("exact", "mirrored")} == {"exact": 1, "mirrored": 1}
-    assert min(row["recall"] for row in found.detector) >= 0.85
+    assert min(row["recall"] for row in found.detector if row["required"]) >= 0.85
     assert all(verdict.passed for verdict in found.verdicts), [str(verdict) for verdict in found.verdicts]
-    assert found.withheld.mean() < 0.03
+    assert found.withheld.mean() < 0.05
 
 
 def test_mirrored_training_images_in_the_cohort_are_withheld_and_fail_it(
-    train: Images, real: Scores, planted: Mapping[str, tuple[Scores, np.ndarray]], gallery: Gallery
+    train: Images, real: Measures, planted: Planted, rule: CopyRule, gallery: Gallery
 ) -> None:
     images = people(60, 3)[0]
     moved = copies.planted(train[50:60], train[:10], "shifted", np.random.default_rng(0))
     images[:10], images[10:13] = moved, train[50:53, :, :, ::-1]
     known = set(copies.canonical_digests(train))
     exact = np.array([digest in known for digest in copies.canonical_digests(images)])
-    found = copy_gate.assess(alignment.scores(gallery, images), exact, real, planted, SETTINGS)
+    measures = alignment.measures(gallery, images)
+    found = copy_gate.assess(measures, exact, real, planted, rule, SETTINGS)
     assert found.withheld[:13].sum() >= 12
     assert found.reasons[10:13] == ["exact_copy"] * 3
     assert [verdict.name for verdict in found.verdicts if not verdict.passed] == ["copies_exact", "copies_near"]
-    table = copy_gate.table(found, alignment.scores(gallery, images))
-    assert set(table) == {"row", "withheld", "reason", *alignment.RULES}
+    assert set(copy_gate.table(found, measures)) == {"row", "withheld", "reason", *copy_gate.RULES, *copy_gate.SHOWN}
 
 
-def test_a_detector_that_misses_one_exact_copy_fails_the_run(real: Scores, planted: Mapping[str, tuple[Scores, np.ndarray]]) -> None:
-    scores, same = planted["exact"]
-    blind = {**planted, "exact": (np.concatenate([scores[:-1], real[:1]]), same)}
-    verdict = copy_gate.assess(real, np.zeros(len(real), bool), real, blind, SETTINGS).verdicts[-1]
+def test_a_detector_that_misses_one_exact_copy_fails_the_run(real: Measures, planted: Planted, rule: CopyRule) -> None:
+    measures, same = planted["exact"]
+    blind = {**planted, "exact": (np.concatenate([measures[:-1], real[:1]]), same)}
+    verdict = copy_gate.assess(real, np.zeros(len(real), bool), real, blind, rule, SETTINGS).verdicts[-1]
     assert (verdict.name, verdict.passed, verdict.value) == ("copy_detector_self_test", False, 0)
     without = {family: value for family, value in planted.items() if family != "turned"}
-    assert not copy_gate.assess(real, np.zeros(len(real), bool), real, without, SETTINGS).verdicts[-1].passed
+    assert not copy_gate.assess(real, np.zeros(len(real), bool), real, without, rule, SETTINGS).verdicts[-1].passed
 
 
-def test_a_holdout_that_is_too_small_certifies_nothing(real: Scores, planted: Mapping[str, tuple[Scores, np.ndarray]]) -> None:
-    found = copy_gate.assess(real, np.zeros(len(real), bool), real[:30], planted, SETTINGS)
+def test_a_holdout_that_is_too_small_certifies_nothing(real: Measures, planted: Planted, rule: CopyRule) -> None:
+    found = copy_gate.assess(real, np.zeros(len(real), bool), real[:30], planted, rule, SETTINGS)
     near = found.verdicts[1]
     assert not near.passed
     assert math.isnan(near.value)
     assert "Cannot be certified" in near.meaning
     assert not found.withheld.any()
+    assert found.false_alarms["rows"] == []
+
+
+def test_false_alarms_are_counted_on_images_that_set_no_limit(real: Measures, planted: Planted, rule: CopyRule) -> None:
+    copied, _ = planted["exact"]
+    held = np.concatenate([copied[:1], real])  # a copy in the holdout: limits that it sets itself would let it pass
+    (row,) = copy_gate.assess(real, np.zeros(len(real), bool), held, planted, rule, SETTINGS).false_alarms["rows"]
+    assert row[1] >= 1 / len(held)
+    assert row[2] <= row[1] <= row[3]
+
+
+def test_an_image_that_cannot_be_measured_has_no_likelihood(real: Measures, rule: CopyRule) -> None:
+    broken = real[:2].copy()
+    broken[0, 3] = math.nan
+    assert np.isnan(rule(broken)).tolist() == [True, False]
+    assert rule(real[:0]).shape == (0,)
+
+
+def test_a_patient_is_not_searched_for_among_the_own_images(train: Images) -> None:
+    patients = np.arange(150) // 2
+    gallery = Gallery.of(train, patients)
+    others = alignment.measures(Gallery.of(train[2:]), train[:1])
+    apart = alignment.measures(gallery, train[:1], np.array([0]))
+    place = MEASURES.index("aligned_correlation")
+    assert apart[0, place] == pytest.approx(others[0, place], abs=0.3)
+    assert apart[0, place] < alignment.measures(gallery, train[:1])[0, place] - 1
 
 
 def test_volumes_and_colour_images_are_searched_too() -> None:
     for channels, depth in ((1, 10), (3, 0)):
         train, _ = people(25, 4, side=16, channels=channels, depth=depth)
         gallery = Gallery.of(train)
-        made = copies.planted(train[:6], train[6:12], "shifted", np.random.default_rng(0))
-        scores, fresh = (
-            alignment.scores(gallery, made),
-            alignment.scores(gallery, people(15, 5, side=16, channels=channels, depth=depth)[0]),
+        fresh = alignment.measures(gallery, people(8, 5, side=16, channels=channels, depth=depth)[0])
+        assert fresh.shape == (8, len(MEASURES))
+        assert np.isfinite(fresh).all()
+        for family, measure in (("shifted", "aligned_correlation"), ("half", "patch")):
+            made = copies.planted(train[:5], people(5, 6, side=16, channels=channels, depth=depth)[0], family, np.random.default_rng(0))
+            found, place = alignment.measures(gallery, made), MEASURES.index(measure)
+            assert (found[:, place] > np.quantile(fresh[:, place], 0.8)).mean() >= 0.8, family
+
+
+def test_a_bent_copy_is_straightened(train: Images, gallery: Gallery) -> None:
+    images = grey(copies.planted(train[:8], train[:8], "strongly_warped", np.random.default_rng(0)))
+    known, every = registration.smooth(images), torch.arange(8)
+    pairs = registration.Pairs(every, every, torch.eye(2, 3).repeat(8, 1, 1), torch.ones(8, 2))
+    laid = registration.laid(pairs, known, gallery.smooth, registration.window(2))
+    straight = registration.bent(laid, known, gallery.smooth)
+    at = registration.window(2)
+
+    def alike(found: registration.Pairs) -> torch.Tensor:
+        one, two = (
+            unit(sampled(part, where)[:, 0])
+            for part, where in ((known[1], found.places(at)), (gallery.smooth[1][:8], at.expand(8, -1, -1)))
         )
-        assert (scores[:, 0] > np.quantile(fresh[:, 0], 0.9)).mean() > 0.8
+        return (one * two).sum(1)
+
+    assert (alike(straight) > alike(laid)).all()
+    assert (1 - alike(straight)).mean() < 0.5 * (1 - alike(laid)).mean()
 
 
-def test_flat_images_have_scores_and_break_nothing(gallery: Gallery) -> None:
-    scores = alignment.scores(gallery, np.zeros((2, 1, 24, 24), np.uint8))
-    assert scores.shape == (2, 3)
-    assert np.isfinite(scores).all()
+def test_noise_is_seen_in_fine_bands_only_and_a_half_in_its_window_only(train: Images) -> None:
+    images = grey(train[:10])
+    shape = images.shape[2:]
+    whole, halves = detail.windows(shape)[0], detail.windows(shape)[2:]
+    at = detail.lattice(shape).expand(10, -1, -1)
+
+    def read(stored: torch.Tensor) -> torch.Tensor:
+        return sampled(detail.bands(stored), at)
+
+    noisy = read(grey(copies.planted(train[:10], train[:10], "heavy_grain", np.random.default_rng(0))))
+    found = detail.correlations(noisy, read(images), shape, whole)[..., 0].mean(0)
+    assert found[0] > 0.98
+    assert found[0] > found[1] > found[3]
+    half = read(grey(copies.planted(train[:10], people(10, 9)[0], "half", np.random.default_rng(0))))
+    all_of_it = detail.information(detail.correlations(half, read(images), shape, whole), shape, whole).sum(1)[:, 0]
+    left = torch.stack(
+        [detail.information(detail.correlations(half, read(images), shape, size), shape, size).sum(1).amax(1) for size in halves]
+    )
+    assert (left.amax(0) > all_of_it).all()
+
+
+def test_a_region_of_a_training_image_in_another_image_has_its_votes(train: Images, gallery: Gallery) -> None:
+    made = grey(copies.planted(train[:10], people(10, 9)[0], "half", np.random.default_rng(0)))
+    ranking = gallery.patches.rank(made, gallery.groups, torch.full((10,), -1), 6, 6)
+    assert (ranking.single == torch.arange(10)[:, None]).any(1).float().mean() >= 0.9
+
+
+def test_flat_images_have_measures_and_break_nothing(gallery: Gallery) -> None:
+    measures = alignment.measures(gallery, np.zeros((2, 1, 24, 24), np.uint8))
+    assert measures.shape == (2, len(MEASURES))
+    assert np.isfinite(measures).all()
+    assert alignment.measures(gallery, np.zeros((0, 1, 24, 24), np.uint8)).shape == (0, len(MEASURES))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 10, 26, 26)])
+def test_every_family_alters_its_images_as_drawn(shape: tuple[int, ...]) -> None:
+    draws = np.random.default_rng(0)
+    images, others = draws.integers(0, 256, (2, 4, *shape)).astype(np.uint8)
+    for family in copies.FAMILIES:
+        made = copies.planted(images, others, family, np.random.default_rng(1))
+        assert made.dtype == np.uint8
+        assert made.shape == images.shape
+        assert (family == "exact") == bool((made == images).all())
+        assert (made == copies.planted(images, others, family, np.random.default_rng(1))).all()
+    assert (copies.practised(images, others, np.random.default_rng(2)) == copies.practised(images, others, np.random.default_rng(2))).all()
+    with pytest.raises(ValueError, match="no family of copies 'swirled'"):
+        copies.planted(images, others, "swirled", draws)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from builders_gates import CLASSES, people
 from scipy import ndimage
 
-from medpipe.gates import fairness, features, fidelity
+from medpipe.gates import asked, bias, fairness, features, fidelity, fidelity_gate
 from medpipe.gates.fairness import Evidence, Group
 from medpipe.gates.fidelity_gate import Sample
 from medpipe.settings import GatesSettings
@@ -115,6 +117,79 @@ def test_small_groups_are_named_and_carry_no_figure(hospital: Hospital) -> None:
     small = {row["group"] for row in rows if not row["assessed"]}
     assert {"age below 40", "age 40 to 65"} <= small
     assert not any(", " in str(name) for name in small)
+
+
+def test_every_figure_of_a_group_lies_in_its_interval(hospital: Hospital) -> None:
+    images, labels = people(COHORT, 4)
+    _, rows = hospital.judged(images, labels, table(labels, 4))
+    for row in (row for row in rows if row["assessed"]):
+        for name in ("share", "copies", "auc_real", "auc_synthetic", "frechet_over_bound"):
+            if row[name] is not None:
+                low, high = row[f"{name}_interval"]  # type: ignore[misc]
+                assert low <= row[name] + 1e-9, name  # type: ignore[operator]
+                assert row[name] - 1e-9 <= high, name  # type: ignore[operator]
+    assert any(row["auc_real"] is not None for row in rows if row["assessed"])
+
+
+def test_a_cohort_that_was_to_be_balanced_is_judged_by_that(hospital: Hospital) -> None:
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 2, 600)
+    sex = np.where(draws.random(600) < np.where(labels == 0, 0.2, 0.6), "F", "M")
+    real = pd.DataFrame({"label": [CLASSES[k] for k in labels], "sex": sex})
+    train, made_labels = np.arange(600) < 500, np.repeat([0, 1], 100)
+    balance = asked.Balance.of(real["sex"], ["F", "M", "X"], labels, train)
+    assert balance.cells == ((0, "F"), (0, "M"), (1, "F"), (1, "M")), "nobody has X"
+    shares = balance.shares(np.array([0.75, 0.25]))
+    assert shares.tolist() == [0.375, 0.375, 0.125, 0.125]
+
+    def shares_of(women: int) -> tuple[float, bool]:
+        made = pd.DataFrame({"label": [CLASSES[k] for k in made_labels], "sex": (["F"] * women + ["M"] * (100 - women)) * 2})
+        groups = fairness.find(real, made, COVARIATES[:1], CLASSES, train)
+        wanted = fairness.expected(groups, train, labels, made_labels, balance.parts)
+        have, held = balance.counts(made_labels, made["sex"]), balance.counts(labels[500:], real["sex"].iloc[500:])
+        counts = balance.counts(labels[:500], real["sex"].iloc[:500])
+        verdict = fidelity_gate.composition(have, counts, held, "balanced", SETTINGS, balance.shares(np.array([0.5, 0.5])))
+        assert verdict is not None
+        return wanted["sex F"], verdict.passed
+
+    assert shares_of(50) == (pytest.approx(0.5), True)
+    assert shares_of(10) == (pytest.approx(0.5), False)
+
+
+def test_prevalence_and_bias_are_shown_by_covariate_and_no_small_count_is_told(hospital: Hospital) -> None:
+    draws = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [400, 200])
+    women = draws.random(600) < np.where(labels == 1, 0.75, 0.25)
+    real = pd.DataFrame({"label": [CLASSES[k] for k in labels], "sex": np.where(women, "F", "M")})
+    train, tested = np.arange(600) % 3 > 0, np.flatnonzero(np.arange(600) % 3 == 0)
+    made = real.iloc[:300].assign(sex=["F", "M"] * 150)
+    truth = labels[tested]
+    good = np.where(truth == 1, 0.9, 0.1)
+    unfair = np.where(women[tested], 0.5, good)  # tells nothing of women
+    arms = {name: [np.stack([1 - score, score], axis=1).astype(np.float32)] for name, score in (("real", good), ("synthetic", unfair))}
+    evidence = Evidence({}, arms, tested, truth, np.zeros(300, dtype=bool), {})
+
+    def tables(index: pd.DataFrame) -> list[dict[str, Any]]:
+        groups = [group for group in fairness.find(index, made, COVARIATES[:1], CLASSES, train) if ", " not in group.name]
+        return bias.Figures(groups, train, labels, labels[:300], CLASSES, evidence).tables(SETTINGS, 0)
+
+    prevalence, gaps = tables(real)
+    shadow = {row[0]: row for row in prevalence["rows"] if row[1] == "shadow"}
+    of_women = float(str(shadow["sex F"][2]).rstrip("%")) / 100
+    assert of_women == pytest.approx(labels[train & women].mean(), abs=0.001)
+    assert shadow["sex F"][3].startswith("0.0%"), "the first 300 are of class clear"
+    (row,) = gaps["rows"]
+    assert row[0] == "sex"
+    assert row[5].startswith("0.000"), "the model of patients is alike for both"
+    assert row[6].startswith("0.500"), "the other tells nothing of women"
+    assert row[2] == "0.0 points"
+    assert "sex" in row[-1]
+    few = real.assign(sex=np.where((labels == 1) & (np.cumsum(women & train) > 90), "M", real["sex"]))
+    rare = int(((few["sex"] == "F") & (labels == 1) & train).sum())
+    few.loc[(few["sex"] == "F") & (labels == 1) & train & (np.cumsum((few["sex"] == "F") & (labels == 1) & train) > 5), "sex"] = "M"
+    assert rare > 5
+    hidden, _ = tables(few)
+    assert [row[2] for row in hidden["rows"] if row[0] == "sex F"] == [None, None], "five women of a class are not told"
 
 
 def test_missing_values_belong_to_no_group_and_bands_tell_no_value() -> None:

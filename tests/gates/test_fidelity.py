@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpipe.gates import fidelity
+from medpipe.gates import diversity, fidelity, spectrum
+from medpipe.gates.fidelity import Distances
 
 
 def test_the_frechet_distance_of_two_gaussians_is_the_closed_form() -> None:
@@ -45,14 +47,14 @@ def test_the_kernel_distance_is_zero_on_average_for_one_population_and_grows_wit
 def test_precision_falls_for_images_from_elsewhere_and_recall_for_a_collapsed_cohort() -> None:
     draws = np.random.default_rng(0)
     real, fresh = draws.normal(0, 1, (200, 4)), draws.normal(0, 1, (200, 4))
-    precision, recall = fidelity.precision_recall(real, fresh)
+    precision, recall = fidelity.precision_recall(Distances.of(real, fresh))
     assert precision > 0.8
     assert recall > 0.8
     far = fresh.copy()
     far[:100] += 20
-    assert fidelity.precision_recall(real, far)[0] == pytest.approx(precision / 2, abs=0.08)
+    assert fidelity.precision_recall(Distances.of(real, far))[0] == pytest.approx(precision / 2, abs=0.08)
     collapsed = np.repeat(fresh[:5], 40, axis=0)
-    assert fidelity.precision_recall(real, collapsed)[1] < 0.1
+    assert fidelity.precision_recall(Distances.of(real, collapsed))[1] < 0.1
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.lists(st.integers(0, 20), min_size=1, max_size=40))
@@ -77,3 +79,98 @@ def test_detail_sees_blur_and_brightness_does_not() -> None:
 def test_resampled_values_that_are_not_numbers_stay_so() -> None:
     assert all(math.isnan(value) for value in fidelity.spread([1.0, math.nan]))
     assert all(math.isnan(value) for value in fidelity.spread([]))
+
+
+def test_density_and_coverage_of_six_points_on_a_line_are_those_counted_by_hand() -> None:
+    real, made = np.array([[0.0], [1.0], [2.0], [10.0]]), np.array([[0.5], [1.5], [30.0]])
+    # with k = 1 the balls reach 1, 1, 1 and 8; 0.5 lies in those of 0 and 1, 1.5 in those of 1 and 2 (and 8.5 from 10), 30 in none
+    density, coverage = fidelity.density_coverage(Distances.of(real, made), k=1)
+    assert density == pytest.approx((2 + 2 + 0) / 3)
+    assert coverage == pytest.approx(3 / 4)
+
+
+def test_the_gaussian_mmd_of_four_points_is_the_formula_by_hand() -> None:
+    real, made = np.array([[0.0], [2.0]]), np.array([[0.0], [2.0]])
+    near = math.exp(-0.5)  # both pairs lie one median (2) apart
+    assert fidelity.mmd(Distances.of(real, made)) == pytest.approx(near + near - 2 * (2 + 2 * near) / 4)
+
+
+def test_mmd_is_zero_on_average_for_one_population_and_grows_with_the_gap() -> None:
+    draws = np.random.default_rng(0)
+    same = [fidelity.mmd(Distances.of(draws.normal(0, 1, (40, 4)), draws.normal(0, 1, (40, 4)))) for _ in range(200)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / math.sqrt(len(same))
+    apart = [fidelity.mmd(Distances.of(draws.normal(0, 1, (100, 4)), draws.normal(gap, 1, (100, 4)))) for gap in (0.3, 0.6, 1.2)]
+    assert apart == sorted(apart)
+
+
+def test_the_distance_at_infinity_is_nearer_the_truth_than_that_of_the_sample() -> None:
+    draws = np.random.default_rng(0)
+    whole, shifted = (np.zeros(8), np.eye(8)), draws.normal(0, 1, (300, 8)) + np.eye(8)[0]  # truth: 1
+    found = np.mean([fidelity.frechet_at_infinity(whole, shifted, np.random.default_rng(k)) for k in range(5)])
+    unrelated = draws.normal(0, 1, (300, 8))
+    none = np.mean([fidelity.frechet_at_infinity(whole, unrelated, np.random.default_rng(k)) for k in range(5)])
+    assert found == pytest.approx(1, abs=0.35)
+    assert abs(none) < fidelity.frechet(whole, fidelity.moments(unrelated))
+    assert math.isnan(fidelity.frechet_at_infinity(whole, unrelated[:20], draws))
+
+
+def test_the_vendi_score_counts_different_images() -> None:
+    basis = np.eye(6)
+    assert diversity.vendi(basis) == pytest.approx(6)
+    assert diversity.vendi(np.repeat(basis[:1], 10, axis=0)) == pytest.approx(1)
+    assert diversity.vendi(np.repeat(basis[:2], 5, axis=0)) == pytest.approx(2)
+    assert diversity.vendi(np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])) == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
+    assert math.isnan(diversity.vendi(basis * math.nan))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 24), (1, 12, 16, 16), (1, 6, 6)])
+def test_equal_images_are_wholly_similar_and_others_are_less(shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
+    same, other = diversity.similarity(images, images), diversity.similarity(images, images[::-1].copy())
+    assert same == pytest.approx(1, abs=1e-4)
+    assert (other < 0.6).all()
+
+
+def test_structural_similarity_is_that_of_another_implementation() -> None:
+    from monai.metrics.regression import compute_ms_ssim
+    from scipy.ndimage import gaussian_filter
+
+    draws = np.random.default_rng(0)
+    smooth = gaussian_filter(draws.normal(0, 1, (6, 1, 44, 44)), (0, 0, 2, 2))
+    images = np.rint(255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    one, other = (torch.from_numpy(part.astype(np.float32) / 255) for part in (images[:3], images[3:]))
+    weights = np.array(diversity.SCALES[:3]) / sum(diversity.SCALES[:3])
+    expected = compute_ms_ssim(one, other, spatial_dims=2, kernel_size=(11, 11), kernel_sigma=(1.5, 1.5), weights=weights.tolist())
+    assert diversity.scales(44) == 3
+    assert diversity.similarity(images[:3], images[3:]) == pytest.approx(expected.flatten().numpy(), abs=2e-4)
+
+
+def test_pairs_are_of_one_class_and_no_image_is_in_two() -> None:
+    strata = np.array([0, 0, 0, 1, 1, 1, 1, -1])
+    pairs = diversity.pairs(strata, 10, np.random.default_rng(0))
+    assert (strata[pairs[:, 0]] == strata[pairs[:, 1]]).all()
+    assert len(np.unique(pairs)) == pairs.size == 6
+
+
+def test_a_wave_has_its_power_in_the_ring_of_its_frequency() -> None:
+    x = np.arange(32)
+    for cycles, ring in ((4, 4), (8, 8), (12, 12)):  # of 32 pixels; 16 rings up to 16 cycles
+        wave = np.rint(127 + 100 * np.cos(2 * np.pi * cycles * x / 32))[None, None, None].repeat(32, axis=2).astype(np.uint8)
+        assert abs(int(spectrum.radial_power(wave)[0].argmax()) - ring) <= 1
+    assert spectrum.radial_power(np.zeros((2, 1, 4, 6, 6), np.uint16)).shape == (2, spectrum.BINS)
+
+
+def test_noise_raises_and_blur_lowers_high_frequencies_only() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    draws = np.random.default_rng(0)
+    images = np.rint(255 * np.clip(gaussian_filter(draws.random((20, 1, 32, 32)), (0, 0, 1, 1)), 0, 1)).astype(np.uint8)
+    plain = spectrum.radial_power(images).mean(0)
+    grainy = spectrum.radial_power(np.clip(images + draws.normal(0, 5, images.shape), 0, 255).astype(np.uint8)).mean(0)
+    soft = spectrum.radial_power(gaussian_filter(images, (0, 0, 0.7, 0.7))).mean(0)
+    assert grainy[-1] > plain[-1] + 0.5
+    assert soft[-4] < plain[-4] - 0.3
+    assert abs(grainy[1] - plain[1]) < 0.1
+    assert abs(soft[1] - plain[1]) < 0.15

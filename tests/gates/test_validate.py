@@ -12,12 +12,30 @@ from builders_gates import CLASSES, cohort, dataset, people, spoiled
 
 from medpipe import records
 from medpipe.errors import InputError, RecordError
+from medpipe.gates import jobs, plan
+from medpipe.gates.frozen import Frozen
+from medpipe.gates.job import ENCODER, PLAN, found, save
 from medpipe.gates.validate import made_from, validate
+from medpipe.images.dataset import Dataset
 from medpipe.parallel import processes
 from medpipe.recipe import Recipe, build
 from medpipe.records import Record
 
-RECIPE = build({"gates": {"resamples": 20, "feature_images": 2000, "utility_images": 2000, "utility_seeds": 1}})
+RECIPE = build(
+    {
+        "gates": {
+            "resamples": 20,
+            "feature_images": 2000,
+            "utility_images": 2000,
+            "utility_seeds": 1,
+            "curve_shares": [1.0],
+            "curve_images": 3000,
+            "copy_planted": 15,
+            "copy_practice": 100,
+        }
+    }
+)
+ADDED = {"frechet_spectrum", "mmd", "mmd_texture", "repeats", "too_good", "outliers", "condition_label"}
 PRIVATE = 37.1234
 """An age that one patient of the Dataset has."""
 
@@ -48,9 +66,44 @@ def test_a_cohort_of_other_real_images_passes_every_gate(report: Record) -> None
     assert text["passed"] is True
     names = [verdict["name"] for verdict in text["verdicts"]]
     assert names[:3] == ["copies_exact", "copies_near", "copy_detector_self_test"]
-    assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} <= set(names)
+    assert {"frechet", "kid", "precision", "recall", "composition", "utility", "expectations_index", "expectations_metrics"} | ADDED <= set(
+        names
+    )
     assert all(verdict["meaning"] for verdict in text["verdicts"])
+    assert "utility_added" in names
+    assert {"Learning curve", "How frequent each class is in a group"} <= {table["title"] for table in text["tables"]}
+    assert "data_docs/index.html" in report.files
+    assert "membership_cohort" in names
+    assert "membership inference on the model" in [gap["what"] for gap in text["not_assessed"]], "no Checkpoint was given"
     assert len(pd.read_parquet(report.path / "metrics.parquet")) == report.facts["gates"] == len(names)
+
+
+def test_the_yardstick_does_not_depend_on_the_cohort(report: Record, data: Record, tmp_path: Path) -> None:
+    bad = made(tmp_path / "cohort", "labels swapped")
+    state = tmp_path / "state"
+    state.mkdir()
+    source, text = Dataset.open(data.path), json.loads((report.path / "report.json").read_text())
+    index = pd.read_parquet(bad.path / "index.parquet")
+    rows = plan.parts(source, plan.known_digests(source)[1], index, RECIPE.seed)
+    save(state, PLAN, rows)
+    work = plan.first(bad.path, source, state, RECIPE, rows, len(index))[:1]
+    work += [job for job in plan.second(bad.path, source, state, RECIPE, rows) if job.what != "cohort"]
+    work += plan.third(bad.path, source, state, RECIPE, rows, len(index), True)[:1]
+    shutil.rmtree(bad.path)  # no image and no label of the cohort is read
+    for job in work:
+        jobs.perform(job)
+    frozen = Frozen(found(state, work[-1].name))
+    assert frozen.digest(found(state, ENCODER), RECIPE.gates) == text["baseline"]["digest"]
+    assert text["baseline"]["sizes"]
+
+
+def test_the_report_shows_every_measure_beside_real_images(report: Record) -> None:
+    tables = {table["title"]: table for table in json.loads((report.path / "report.json").read_text())["tables"]}
+    shown = {row[0]: row for row in tables["Likeness, measure by measure"]["rows"]}
+    assert {"mmd", "density", "coverage", "vendi", "frechet_spectrum", "frechet_infinity", "similarity"} <= set(shown)
+    assert all(row[1] >= 20 and row[-1].endswith(".") for row in shown.values())
+    assert {row[0] for row in tables["Likeness, class by class"]["rows"]} >= {"clear: frechet", "shadow: recall"}
+    assert {row[0] for row in tables["Do images show what they were asked to show?"]["rows"]} >= {"class", "age"}
 
 
 def test_each_image_of_the_cohort_is_judged_once(report: Record) -> None:
@@ -62,7 +115,7 @@ def test_each_image_of_the_cohort_is_judged_once(report: Record) -> None:
 
 
 def test_no_value_of_a_patient_and_no_small_count_is_in_the_report(report: Record) -> None:
-    for path in report.path.iterdir():
+    for path in (path for path in report.path.rglob("*") if path.is_file()):
         assert b"37.1234" not in path.read_bytes(), path.name
     text = json.loads((report.path / "report.json").read_text())
     counts = [count for entry in text["distributions"].values() for count in entry["real"]]

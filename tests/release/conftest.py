@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from builders_release import blobs
 
 from medpipe import records, seeds, store
 from medpipe.gates.verdict import Verdict, judge
@@ -25,18 +26,6 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 DATASET, CHECKPOINT, COLLECTION = "d" * 64, "c" * 64, "a" * 64
 
 Build = Callable[..., Record]
-
-
-def blobs(n: int, shape: Sequence[int], dtype: str, seed: int) -> store.Images:
-    """Draw n images (C, H, W) or (C, D, H, W) of one bright ellipse each in noise."""
-    draws = seeds.generator(seed, "blobs")
-    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape[1:]), indexing="ij")
-    out = np.empty((n, *shape))
-    for i in range(n):
-        centre, width = draws.uniform(-0.4, 0.4, len(axes)), draws.uniform(0.2, 0.6, len(axes))
-        ball = np.exp(-sum(((axis - c) / w) ** 2 for axis, c, w in zip(axes, centre, width, strict=True)))
-        out[i] = np.clip(0.15 + 0.7 * ball + draws.normal(0, 0.04, shape), 0, 1)
-    return np.rint(out * np.iinfo(dtype).max).astype(dtype)
 
 
 def make_cohort(
@@ -51,11 +40,13 @@ def make_cohort(
     masks: bool = False,
     checkpoint: str = CHECKPOINT,
     site: str = "site-3f9a",
+    asked: int | None = None,
+    planted: Callable[[store.Images], store.Images] = lambda images: images,
 ) -> Record:
     made_from = MadeFrom("Cohort", {"checkpoint": checkpoint}, Recipe().settings("cohort"), seed, "0.1.0")
     with records.making(path, made_from) as making:
         store.create(path, images, tuple(shape), dtype, shard=shard, masks=masks, attributes={"synthetic": True})
-        pixels = blobs(images, shape, dtype, seed)
+        pixels = planted(blobs(images, shape, dtype, seed))
         mask = (pixels[:, :1] > np.iinfo(dtype).max // 2).astype("uint8") if masks else None
         for rows in store.shards(path):
             span = slice(rows.start, rows.stop)
@@ -78,6 +69,7 @@ def make_cohort(
         pd.DataFrame({"images": steps * 2000, "loss": losses, "validation_loss": held}).to_parquet(path / "training.parquet", index=False)
         facts = {
             "images": images,
+            "asked": asked or images,
             "shape": list(shape),
             "dtype": dtype,
             "dimensions": len(shape) - 1,
@@ -194,7 +186,14 @@ def report_text(cohort: Record, failed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def make_report(
-    path: Path, cohort: Record, *, failed: Sequence[str] = (), withheld: Sequence[int] = (), dataset: str = DATASET, **changes: Any
+    path: Path,
+    cohort: Record,
+    *,
+    failed: Sequence[str] = (),
+    withheld: Sequence[int] = (),
+    hidden: Mapping[int, str] | None = None,
+    dataset: str = DATASET,
+    **changes: Any,
 ) -> Record:
     settings = Recipe().settings("gates")
     made_from = MadeFrom("Report", {"cohort": cohort.content, "dataset": dataset}, settings, 0, "0.1.0")
@@ -203,6 +202,8 @@ def make_report(
     with records.making(path, made_from) as making:
         records.write_json(path / "report.json", text)
         frame = pd.DataFrame({"row": range(rows), "withheld": [row in withheld for row in range(rows)], "reason": [""] * rows})
+        if hidden is not None:
+            frame["hidden"] = [hidden.get(row, "") for row in range(rows)]
         frame.to_parquet(path / "images.parquet", index=False)
         pd.DataFrame(text["verdicts"]).to_parquet(path / "metrics.parquet", index=False)
         records.write_json(path / "expectations.json", {"success": True})

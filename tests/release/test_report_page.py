@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from medpipe import preview, store
+from medpipe.gates.table import table
 from medpipe.gates.verdict import judge
 from medpipe.release import charts, report_page
 from medpipe.release.card import shortfall
@@ -196,3 +197,14 @@ def test_the_browser_check_would_see_a_request(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text('<!doctype html><img src="http://somewhere.invalid/a.png">')
     assert drawn_by_browser(page, tmp_path / "browser")[2] == ["http://somewhere.invalid/a.png"]
+
+
+def test_a_table_with_a_chart_is_drawn_with_its_figures(drawn, report, tmp_path) -> None:
+    text = text_of(report, drawn, tmp_path / "report")
+    curve = {"x": [30, 300], "series": {"real": [0.7, 0.9], "real + <cohort>": [0.8, 0.95]}, "x_name": "real images", "y_name": "AUC"}
+    one = table("Curve", "A sentence.", ("images", "AUC"), [[30, "0.700 [0.6, 0.8]"], [300, None]])
+    page = report_page.render({**text, "tables": [one | {"chart": curve}, {**one, "title": "Plain"}]}, drawn.path)
+    assert "AUC over real images: real ends at 0.9, real + &lt;cohort&gt; ends at 0.95" in page
+    assert page.count("0.700 [0.6, 0.8]") == 2
+    assert "<cohort>" not in page
+    assert charts.lines([1], {"none": [float("nan")]}, "x", "y") == ""

@@ -1,0 +1,99 @@
+"""The training images as the detector of copies holds them, and the first look: a bank of coarse warps.
+
+The bank is correlated with every training image in one matrix product.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medpipe.gates import registration
+from medpipe.gates.features import blurred
+from medpipe.gates.geometry import grey, points, sampled, transformed, unit
+from medpipe.gates.votes import Patches
+from medpipe.threads import threads
+
+COMPONENTS = 48
+"""Directions kept of the coarse vectors: they only have to rank."""
+BLOCK = 1024
+ZOOMS = (0.84, 1.19)
+
+
+def bank(dimensions: int) -> tuple[Tensor, Tensor]:
+    """Return the coarse warps as affine matrices (W, axes, axes + 1) and the mirroring of each (W, axes) in ±1.
+
+    Mirrored along any axis of the plane and either turned by up to 10° in the plane or zoomed, moved by up to 9 % of the side.
+    """
+    angles = (-10.0, -5.0, 0.0, 5.0, 10.0) if dimensions == 2 else (-8.0, 0.0, 8.0)
+    turned = [(angle, 1.0) for angle in angles] + [(0.0, zoom) for zoom in ZOOMS]
+    warps, mirrors = [], []
+    for mirror in itertools.product((1.0, -1.0), repeat=2):
+        for angle, zoom in turned:
+            tried = (0.0,) if zoom != 1 and dimensions == 3 else (-0.18, 0.0, 0.18)  # of half the side
+            for move in itertools.product(tried, repeat=dimensions):
+                matrix = zoom * torch.eye(dimensions, dimensions + 1)
+                cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+                matrix[:2, :2] = zoom * torch.tensor([[cosine, -sine], [sine, cosine]])
+                matrix[:, -1] = torch.tensor(move)
+                warps.append(matrix)
+                mirrors.append(torch.tensor([*mirror, *(1.0,) * (dimensions - 2)]))
+    return torch.stack(warps), torch.stack(mirrors)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The training images as the detector holds them."""
+
+    images: Tensor  # (G, 1, …), shrunk
+    smooth: tuple[Tensor, Tensor]  # (G, 1, …) each, blurred for registration
+    coarse: Tensor  # (G, components), unit vectors in the basis
+    basis: Tensor  # (P, components)
+    places: Tensor  # (P, axes) of the coarse vectors
+    patches: Patches
+    groups: Tensor  # (G,) patients, as numbers
+
+    @classmethod
+    def of(cls, images: NDArray[np.unsignedinteger[Any]], groups: NDArray[np.int64] | None = None) -> Gallery:
+        """Prepare the gallery of stored training images (G, C, …); images of one of the `groups` (G,) are of one patient."""
+        with threads(1), torch.inference_mode():
+            small = grey(images)
+            axes = small.ndim - 2
+            places = points(axes, 11 if axes == 2 else 6, 0.75)
+            vectors = unit(sampled(blurred(small, _coarse_blur(small)), places.expand(len(small), -1, -1))[:, 0])
+            _, directions = torch.linalg.eigh(vectors.T @ vectors)
+            basis = directions[:, -COMPONENTS:]
+            numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
+            return cls(small, registration.smooth(small), vectors @ basis, basis, places, Patches(small), numbers)
+
+
+def _coarse_blur(images: Tensor) -> float:
+    return max(images.shape[2:]) / 20
+
+
+def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each query the training images that look alike under some coarse warp: (N, K), with warps and mirrors.
+
+    Those whose group is the query's own (N,) are passed over.
+    """
+    warps, mirrors = bank(queries.ndim - 2)
+    places = transformed(warps, gallery.places) * mirrors[:, None]  # (W, P, axes)
+    n, w, p = len(queries), len(warps), len(gallery.places)
+    smooth = blurred(queries, _coarse_blur(queries))
+    vectors = unit(sampled(smooth, places.reshape(1, w * p, -1).expand(n, -1, -1)).reshape(n * w, p)) @ gallery.basis
+    best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
+    for start in range(0, len(gallery.coarse), BLOCK):
+        block = gallery.coarse[start : start + BLOCK]
+        alike, warp = (vectors @ block.T).abs().reshape(n, w, -1).max(1)  # a negative is as alike as its positive
+        alike = alike.masked_fill(gallery.groups[start : start + BLOCK] == own[:, None], -1.0)
+        best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
+        best, keep = best.topk(min(count, best.shape[1]), dim=1)
+        index, which = index.gather(1, keep), torch.cat([which, warp], 1).gather(1, keep)
+    return index, warps[which], mirrors[which]

@@ -1,8 +1,9 @@
 """One likelihood of being a copy out of many measures, learned in the run from training images alone.
 
 Known copies of training images, of random kinds and strengths, are told from training images that are searched for among
-those of other patients. So the real held-out images remain for the limit, and the kinds that the self-test counts are not what
-was learned. The score is the sum of the log-odds of two: a logistic regression on the measures and the products of pairs of
+those of other patients. Half as many of these are altered in the same ways: noise or blur alone makes no copy, or a cohort of
+smooth images would be called one. So the real held-out images remain for the limit, and the kinds that the self-test counts are
+not what was learned. The score is the sum of the log-odds of two: a logistic regression on the measures and the products of pairs of
 them, which weighs faint evidence, and boosted trees, which see thresholds.
 """
 

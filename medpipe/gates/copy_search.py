@@ -45,16 +45,17 @@ def planted(job: Job) -> Arrays:
 
 
 def practised(job: Job) -> Arrays:
-    """Altered copies, or real training images that are searched for among those of the other patients."""
+    """Altered copies; or training images, as they are or altered too, that are searched for among those of the other patients."""
     seed, _ = job.settings
     plan = found(job.state, PLAN)
     train = len(plan["train"])
     order = seeds.generator(seed, "gates", "practice", job.what).permutation(train)
     sources = order[np.arange(job.start, job.stop) % train]
-    if job.what == "real":
-        images = Dataset.open(job.dataset).images(plan["train"][sources])
-        return {"copy_measures": searched(job, images, plan["patients"][sources])}
     draws = seeds.generator(seed, "gates", "practice", job.what, str(job.start))
+    if job.what in ("real", "altered"):
+        images = Dataset.open(job.dataset).images(plan["train"][sources])
+        shown = copies.practised(images, images, draws) if job.what == "altered" else images
+        return {"copy_measures": searched(job, shown, plan["patients"][sources])}
     images, others, lent = _pairs(job, sources, draws)
     return {"copy_measures": searched(job, copies.practised(images, others, draws), lent)}
 

@@ -119,6 +119,7 @@ def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
         *over("calibrate", "holdout", len(rows["holdout"])),
         *over("practice", "copies", recipe.gates.copy_practice),
         *over("practice", "real", min(recipe.gates.copy_practice, len(rows["train"]))),
+        *over("practice", "altered", min(recipe.gates.copy_practice // 2, len(rows["train"]))),
         *(job("planted", family) for family in copies.FAMILIES),
         *over("describe", "train", len(rows["train"])),
     ]

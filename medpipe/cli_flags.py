@@ -123,7 +123,7 @@ def _value(annotation: Any, text: str) -> Any:
     if optional and text.lower() in ("", "none"):
         return None
     if get_origin(annotation) is list:
-        return [part.strip() for part in text.split(",") if part.strip()]
+        return [part.strip() for part in text.strip("[] ").split(",") if part.strip()]  # as YAML writes a list, or without its brackets
     if get_origin(annotation) is Literal and text.isdigit() and int(text) in get_args(annotation):
         return int(text)
     return text

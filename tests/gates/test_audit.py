@@ -60,7 +60,7 @@ def test_copies_are_withheld_one_by_one_and_the_evidence_is_written(real: Path, 
     where = ["--dataset", str(real), "--out", str(tmp_path / "out")]
     status = cli.main(["audit", str(tmp_path / "candidates.npz"), *where, "--self-test", "--compute.workers", "1", *flags])
     said = capsys.readouterr()
-    assert status == 3  # a gate said no
+    assert status == 3, said.err  # a gate said no
     assert said.out.strip() == str(tmp_path / "out")
     assert "Planted copies" in said.err
     table = pd.read_parquet(tmp_path / "out" / "images.parquet")

@@ -257,8 +257,9 @@ SAID = {
 def assess(attacks: Sequence[Attack], risk_max: float) -> tuple[list[Verdict], dict[str, Any], list[dict[str, str]]]:
     """Judge the worst attack of each kind; return the verdicts, the table of all attacks, and what could not be judged.
 
-    Where so few patients are there that even an attack that gains nothing would have an interval beyond the bound, nothing is
-    certified; only an attack whose whole interval lies beyond it then fails.
+    Where so few patients are there that an attack that gains nothing would more often than by chance have an interval that reaches
+    beyond the bound (it is wider than half the bound to each side), nothing is certified; only an attack whose whole interval lies
+    beyond the bound then fails.
     """
     verdicts, gaps, rows = [], [], []
     for kind, said in SAID.items():
@@ -270,7 +271,7 @@ def assess(attacks: Sequence[Attack], risk_max: float) -> tuple[list[Verdict], d
             continue
         risks = [attack.risk(len(mine)) for attack in mine]
         value, low, high = (max(risk[number] for risk in risks) for number in range(3))
-        if max(upper - risk for risk, _, upper in risks) <= risk_max or low > risk_max:
+        if max(upper - risk for risk, _, upper in risks) <= risk_max / 2 or low > risk_max:
             verdicts.append(_verdict(kind, said, (value, low, high), risk_max, mine))
         else:
             why = f"Too few patients: the attack {said} was run, and its risk is {value:.2f} with an interval of {low:.2f} to {high:.2f}."

@@ -49,7 +49,7 @@ class CopyRule:
         values = np.concatenate([copied, real])
         labels = np.repeat([1, 0], [len(copied), len(real)])
         weights = np.where(labels == 1, 1.0, REAL_WEIGHT)
-        linear = LogisticRegression(C=0.02, max_iter=500)
+        linear = LogisticRegression(C=0.2, max_iter=1000)
         trees = HistGradientBoostingClassifier(
             max_iter=80,
             learning_rate=0.08,

@@ -28,6 +28,8 @@ SMALLEST = 20
 """Fewest images in a resample that say anything."""
 SLACK = 1.5
 """How far a resample may go beyond half of what there is of a class: the mix of a cohort is never exactly that of the holdout."""
+GROUPED = 1.5
+"""Images of a patient, on average, from which on the patients count."""
 TWIN = 0.01
 """Share of real images that have another one nearer than the distance that counts as a twin."""
 
@@ -65,7 +67,14 @@ class Baseline:
     names: tuple[str, ...]
     held: int
     """Held-out images."""
+    patients: int
+    """Held-out patients."""
     twin: float
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a resample shows few patients several times each: it then lies further from all patients than single images would."""
+        return self.held > GROUPED * self.patients
 
     def size_for(self, cohort: Sample) -> tuple[int, dict[int, float]]:
         """Return the largest size that the cohort can be drawn at, 0 where there is none, and the mix to draw it in.
@@ -83,7 +92,7 @@ class Baseline:
             "names": np.array(self.names, dtype=np.str_),
             "classes": np.array(list(self.shares), dtype=np.int64),
             "shares": np.array(list(self.shares.values())),
-            "held": np.array([self.held], dtype=np.int64),
+            "held": np.array([self.held, self.patients], dtype=np.int64),
             "twin": np.array([self.twin]),
         }
 
@@ -92,7 +101,8 @@ class Baseline:
         """Return what `as_arrays` stored."""
         shares = dict(zip(arrays["classes"].tolist(), arrays["shares"].tolist(), strict=True))
         real = {int(n): np.asarray(arrays[f"real-{n}"], dtype=np.float64) for n in arrays["sizes"].tolist()}
-        return cls(shares, real, tuple(arrays["names"].tolist()), int(arrays["held"].tolist()[0]), float(arrays["twin"].tolist()[0]))
+        held, patients = arrays["held"].tolist()
+        return cls(shares, real, tuple(arrays["names"].tolist()), held, patients, float(arrays["twin"].tolist()[0]))
 
 
 def mix_of(shares: Mapping[int, float], sample: Sample) -> dict[int, float]:
@@ -108,8 +118,9 @@ def calibrate(train: Sample, holdout: Sample, images: int, resamples: int, seed:
     """
     shares = mix(holdout, train)
     n = min(size(shares, holdout, train), images // 2) if len(holdout) >= HOLDOUT_MIN else 0
+    patients = len(holdout) if holdout.patients is None else len(np.unique(holdout.patients))
     if n < SMALLEST:
-        return Baseline(shares, {}, (), len(holdout), math.nan)
+        return Baseline(shares, {}, (), len(holdout), patients, math.nan)
     whole, twin = measures.moments(train, shares), _twin(holdout, shares, n, seed)
     real: dict[int, NDArray[np.float64]] = {}
     names: tuple[str, ...] = ()
@@ -118,7 +129,7 @@ def calibrate(train: Sample, holdout: Sample, images: int, resamples: int, seed:
         names = tuple(found)
         real[n] = np.stack([found[name] for name in names], axis=1)
         n //= 2
-    return Baseline(shares, real, names, len(holdout), twin)
+    return Baseline(shares, real, names, len(holdout), patients, twin)
 
 
 def _twin(holdout: Sample, shares: Mapping[int, float], n: int, seed: int) -> float:

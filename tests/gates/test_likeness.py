@@ -10,6 +10,8 @@ import pytest
 
 from medpipe.gates import bands, conditions, fidelity_gate, outliers
 from medpipe.gates.bands import Band
+from medpipe.gates.features import SPACES
+from medpipe.gates.fidelity import STATISTICS
 from medpipe.gates.frozen import STATISTIC, Frozen, Part, freeze
 from medpipe.gates.measures import BY_NAME, Sample
 from medpipe.settings import GatesSettings
@@ -150,6 +152,20 @@ def test_draws_take_whole_patients_where_they_are_known() -> None:
     drawn = bands.draw(sample, {0: 1.0}, 30, np.random.default_rng(0))
     assert drawn.patients is not None
     assert len(np.unique(drawn.patients)) == 3
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_few_patients_with_many_images_each_make_no_honest_cohort_too_good(grouped: bool) -> None:
+    def drawn(patients: int, each: int, seed: int) -> Sample:
+        draws = np.random.default_rng(seed)
+        spaces = {name: draws.normal(0, 1, (patients, 6)).repeat(each, 0) + draws.normal(0, 0.3, (patients * each, 6)) for name in SPACES}
+        statistics = {name: draws.normal(0, 1, patients * each) for name in STATISTICS}
+        of = np.arange(patients).repeat(each) if grouped else None
+        return Sample(spaces, statistics, np.zeros(patients * each, dtype=np.int64), of)
+
+    train, holdout, cohort = drawn(100, 12, 0), drawn(16, 20, 1), drawn(400, 1, 2)
+    verdicts = fidelity_gate.assess(train, holdout, cohort, GatesSettings(resamples=30), 0)
+    assert {verdict.name: verdict.passed for verdict in verdicts}["too_good"] is grouped, "as if each image were of another patient"
 
 
 def test_a_cohort_with_few_images_of_a_class_is_drawn_smaller_and_one_with_hardly_any_is_not_certified(frozen: Frozen) -> None:

@@ -16,6 +16,16 @@ from medpipe.records import MadeFrom, Record
 Images = NDArray[np.unsignedinteger[Any]]
 Labels = NDArray[np.int64]
 CLASSES = ["clear", "shadow"]
+QUICK = {
+    "resamples": 20,
+    "feature_images": 400,
+    "utility_images": 400,
+    "utility_seeds": 1,
+    "curve_shares": [],
+    "copy_planted": 10,
+    "copy_practice": 60,
+}
+"""Settings of gates that take seconds."""
 
 
 def people(n: int, seed: int, side: int = 24, channels: int = 1, depth: int = 0) -> tuple[Images, Labels]:

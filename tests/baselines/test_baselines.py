@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders_gates import CLASSES, dataset, people
+from builders_gates import CLASSES, QUICK, dataset, people
 
 from medpipe import cli, recipe, store
 from medpipe.baselines.networks import LATENT, Adversarial, Autoencoder
@@ -21,15 +21,7 @@ TINY = {
     "train": {"images": 1600, "batch": 32},
     "cohort": {"images": 80, "spare": 0, "steps": 3, "shard": 32, "batch": 16},
     "model": {"channels": [32, 32], "blocks": [1, 1]},
-    "gates": {
-        "resamples": 20,
-        "feature_images": 400,
-        "utility_images": 400,
-        "utility_seeds": 1,
-        "curve_shares": [],
-        "copy_planted": 10,
-        "copy_practice": 50,
-    },
+    "gates": QUICK,
     "compute": {"threads": 1, "workers": 1},
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from builders_gates import CLASSES, cohort, dataset, people
+from builders_gates import CLASSES, QUICK, cohort, dataset, people
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,15 +22,6 @@ from medpipe.images.dataset import Dataset
 from medpipe.progress import silent
 from medpipe.sources import candidates
 
-TINY = {
-    "resamples": 20,
-    "feature_images": 400,
-    "utility_images": 400,
-    "utility_seeds": 1,
-    "curve_shares": [],
-    "copy_planted": 10,
-    "copy_practice": 60,
-}
 SIDE = 24
 
 
@@ -56,7 +47,7 @@ def test_copies_are_withheld_one_by_one_and_the_evidence_is_written(real: Path, 
     images[[10, 40]] = taken[..., ::-1]
     images[20] = 7  # nothing is on it
     np.savez(tmp_path / "candidates.npz", images=images[:, 0], labels=labels)
-    flags = [text for name, value in TINY.items() for text in (f"--gates.{name}", str(value))]
+    flags = [text for name, value in QUICK.items() for text in (f"--gates.{name}", str(value))]
     where = ["--dataset", str(real), "--out", str(tmp_path / "out")]
     status = cli.main(["audit", str(tmp_path / "candidates.npz"), *where, "--self-test", "--compute.workers", "1", *flags])
     said = capsys.readouterr()
@@ -80,11 +71,11 @@ def test_copies_are_withheld_one_by_one_and_the_evidence_is_written(real: Path, 
 def test_candidates_without_classes_are_judged_by_the_gates_that_need_none(real: Path, tmp_path: Path) -> None:
     images, _ = people(60, 11, SIDE)
     np.savez(tmp_path / "candidates.npz", images=images[:, 0].astype(np.float32) / 255)
-    done = audits.audit(tmp_path / "candidates.npz", real, tmp_path / "out", recipe.build({"gates": TINY}))
+    done = audits.audit(tmp_path / "candidates.npz", real, tmp_path / "out", recipe.build({"gates": QUICK}))
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
     assert not {"utility", "composition"} & {verdict["name"] for verdict in evidence["verdicts"]}
     assert any(gap["what"] == "utility" and "without classes" in gap["why"] for gap in evidence["not_assessed"])
-    again = audits.audit(tmp_path / "candidates.npz", real, tmp_path / "out", recipe.build({"gates": TINY}))
+    again = audits.audit(tmp_path / "candidates.npz", real, tmp_path / "out", recipe.build({"gates": QUICK}))
     assert again.report.content == done.report.content
 
 

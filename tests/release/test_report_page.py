@@ -199,6 +199,19 @@ def test_the_browser_check_would_see_a_request(tmp_path: Path) -> None:
     assert drawn_by_browser(page, tmp_path / "browser")[2] == ["http://somewhere.invalid/a.png"]
 
 
+@pytest.mark.machine
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_table_of_sentences_is_no_wider_than_the_page(drawn, report, tmp_path: Path, width: int) -> None:
+    columns = ("measure", "n", "synthetic", "95 % interval", "other real images", "95 % of these", "what it says")
+    row = ["frechet", 52, 9.61, "8.94 to 11.21", 9.54, "9.54 to 13.61", "Distance between the synthetic and the training images. " * 3]
+    text = text_of(report, drawn, tmp_path / "report") | {"tables": [table("Likeness", "A sentence.", columns, [row] * 3)]}
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report_page.render(text, drawn.path))
+    asked = "<script>console.log('wider by ' + (document.documentElement.scrollWidth - innerWidth) + ' px')</script></body>"
+    (tmp_path / "page.html").write_text(page.replace("</body>", asked))
+    _, console, _ = drawn_by_browser(tmp_path / "page.html", tmp_path / "browser", width)
+    assert "wider by 0 px" in console, console
+
+
 def test_a_table_with_a_chart_is_drawn_with_its_figures(drawn, report, tmp_path) -> None:
     text = text_of(report, drawn, tmp_path / "report")
     curve = {"x": [30, 300], "series": {"real": [0.7, 0.9], "real + <cohort>": [0.8, 0.95]}, "x_name": "real images", "y_name": "AUC"}

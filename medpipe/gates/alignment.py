@@ -17,14 +17,14 @@ from torch import Tensor
 
 from medpipe.gates import detail, registration
 from medpipe.gates.gallery import Gallery, shortlist
-from medpipe.gates.geometry import grey, sampled, unit
+from medpipe.gates.geometry import grey, pixels, sampled, unit
 from medpipe.gates.registration import Pairs
 from medpipe.gates.votes import Ranking
 from medpipe.threads import threads
 
 BY_BANK, BY_VOTES, BY_PATCH = 8, 6, 6
 """Candidates by the bank of warps, by the votes of all patches, and by the best patch alone."""
-BENT = 3
+BENT = 5
 """Candidates that are bent onto the query."""
 NEIGHBOURS = 50
 EPSILON = 1e-4
@@ -37,14 +37,17 @@ MEASURES = (
     "quarter", "half", "quarter_next", "half_next", "quarter_rest", "half_rest",
     "votes", "votes_next", "votes_spread", "votes_scale", "patch", "patch_next", "patch_spread", "patch_scale",
     "agrees_with_patch", "agrees_with_votes", "straightness",
+    "affine_next", "affine_rest", "even_information", "even_next", "even_rest", "even_quarter", "even_quarter_median", "even_quarter_mean",
 )  # fmt: skip
 """What is measured of an image; higher is more alike.
 
 `aligned_*`: multiple correlation with the best aligned training image (as artanh), and how much better the best fits
 than the second best; `pixel_ratio`: how much nearer the nearest is than the 50 nearest are on average; `information*`: logarithm of
 the nats shared with the best bent candidate; `quarter`, `half`: the same in the best window of that size; `*_next`, `*_rest`: how far
-above the second best, or above the mean of the rest; `votes*`, `patch*`: of all patches, of the best one; `*_spread`,
-`*_scale`: the lead in units of the candidates' spread, the best in units of the spread over all training images.
+above the second best, or above the mean of the rest; `affine_*`: before any is bent, since bending flatters the others of a
+blend; `votes*`, `patch*`: of all patches, of the best one; `*_spread`, `*_scale`: the lead in units of the candidates' spread, the
+best in units of the spread over all training images; `even_*`: of evened detail, the query drawn anew as it lies on the
+candidate, as a whole, and in the best, the median and the mean window.
 """
 Measures = NDArray[np.float64]
 
@@ -81,8 +84,10 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
     correlation = detail.correlations(*_read(pairs, split, gallery, shape), shape, whole)[..., 0]
     sign = torch.where(correlation[:, 1] < 0, -1.0, 1.0)
     nats = row(detail.information(correlation * sign[:, None], shape, whole)) * allowed[..., None]  # (N, K, bands)
+    even = row(_evened(pairs, queries, gallery, sign, [whole])[0][:, 0]) * allowed  # (N, K)
 
-    top = _distinct(candidates, nats.sum(2)).topk(min(BENT, candidates.shape[1]), dim=1).indices  # (N, B)
+    affine = _distinct(candidates, nats.sum(2))
+    top = affine.topk(min(BENT, candidates.shape[1]), dim=1).indices  # (N, B)
     rows = (torch.arange(n)[:, None] * candidates.shape[1] + top).flatten()
     bent = registration.bent(pairs.chosen(rows), known, gallery.smooth)
     fits, (query, of_bent) = allowed.gather(1, top), _read(bent, split, gallery, shape)
@@ -90,6 +95,8 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
     held = row(detail.information(detail.correlations(*seen, shape, whole)[..., 0], shape, whole)) * fits[..., None]
     winner = held.sum(2).argmax(1)
     best = candidates.gather(1, top).gather(1, winner[:, None])  # (N, 1)
+    of_all, of_windows = _evened(bent, queries, gallery, sign[rows], detail.windows(shape)[:2])
+    even_held, quarters = row(of_all[:, 0]) * fits, row(of_windows) * fits[..., None]  # (N, B), (N, B, windows)
     knots = row(bent.knots.flatten(1).norm(dim=1)).gather(1, winner[:, None])[:, 0] if bent.knots is not None else torch.zeros(n)
 
     by_patch = _read(_by_patch(gallery, queries, known, ranking), split, gallery, shape)
@@ -110,6 +117,10 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
             (best[:, 0] == ranking.single[:, 0]).float(),
             (best[:, 0] == ranking.whole[:, 0]).float(),
             -torch.log(knots + 0.05),
+            _lead(affine.clamp_min(0)),
+            _over_rest(affine.clamp_min(0)),
+            *_shared_evenly(even_held, even, candidates, candidates.gather(1, top)),
+            *_window_by_window(quarters),
         ],
         1,
     )
@@ -142,6 +153,15 @@ def _read(pairs: Pairs, split: Tensor, gallery: Gallery, shape: torch.Size) -> t
     at = detail.lattice(shape)
     known = sampled(detail.bands(gallery.images[pairs.candidate]), at.expand(len(pairs.query), -1, -1))
     return sampled(split[pairs.query], pairs.places(at)), known
+
+
+def _evened(pairs: Pairs, queries: Tensor, gallery: Gallery, sign: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Nats of evened detail that each pair shares in the windows of each of the `sizes`, (Z, windows) each."""
+    shape, at = queries.shape[2:], detail.lattice(queries.shape[2:])
+    drawn = sampled(queries[pairs.query], pairs.places(pixels(shape))).reshape(len(pairs.query), 1, *shape)
+    seen = sampled(detail.evened(drawn), at.expand(len(drawn), -1, -1)) * sign[:, None, None]
+    known = sampled(detail.evened(gallery.images[pairs.candidate]), at.expand(len(drawn), -1, -1))
+    return [detail.information(detail.correlations(seen, known, shape, size), shape, size).sum(1) for size in sizes]
 
 
 def _windowed(query: Tensor, known: Tensor, shape: torch.Size, sizes: list[tuple[int, ...]]) -> Tensor:
@@ -194,6 +214,20 @@ def _shared(held: Tensor, winner: Tensor) -> list[Tensor]:
     """Nats of the best candidate, by bands; and how far it leads."""
     groups = (slice(0, 4), slice(0, 3), slice(1, 3), slice(1, 2), slice(2, 3), slice(3, 4))
     return [*(torch.log(held[..., part].sum(2).max(1).values + 0.1) for part in groups), _lead(held.sum(2))]
+
+
+def _shared_evenly(held: Tensor, nats: Tensor, candidates: Tensor, bent: Tensor) -> list[Tensor]:
+    """Nats of evened detail of the best bent candidate of `held` (N, B), and how far it leads the others' `nats` (N, K)."""
+    most, which = held.max(1)
+    other = candidates != bent.gather(1, which[:, None])
+    others = nats * other
+    lead = torch.log((most + 0.5) / (others.max(1).values + 0.5))
+    return [torch.log(most + 0.1), lead, torch.log((most + 0.5) / (others.sum(1) / other.sum(1).clamp_min(1) + 0.5))]
+
+
+def _window_by_window(nats: Tensor) -> list[Tensor]:
+    """Nats (N, B, windows) of the best window of any candidate, of the best median, and of the best mean."""
+    return [torch.log(nats.amax((1, 2)) + 0.5), torch.log(nats.median(2).values.amax(1) + 0.1), torch.log(nats.mean(2).amax(1) + 0.1)]
 
 
 def _beside(best: Tensor, nats: Tensor, other: Tensor) -> list[Tensor]:

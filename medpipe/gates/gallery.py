@@ -24,7 +24,7 @@ from medpipe.threads import threads
 COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
 BLOCK = 1024
-ZOOMS = (0.84, 1.19)
+ZOOMS = (0.78, 0.88, 1.12, 1.27)
 
 
 def bank(dimensions: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ def points(dimensions: int, count: int, reach: float) -> Tensor:
     """Return a regular grid of count^dimensions points within ±reach of the centre, (P, dimensions), axis x first."""
     line = torch.linspace(-reach, reach, count)
     return torch.stack(torch.meshgrid(*[line] * dimensions, indexing="ij")[::-1], -1).reshape(-1, dimensions)
+
+
+def pixels(shape: Sequence[int]) -> Tensor:
+    """Return the centres (P, axes) of the pixels of an image of `shape`, x first."""
+    lines = [(torch.arange(count) + 0.5) * 2 / count - 1 for count in shape]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1], -1).reshape(-1, len(shape))
 
 
 def sampled(images: Tensor, places: Tensor) -> Tensor:

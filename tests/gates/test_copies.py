@@ -100,8 +100,8 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson(hits: int, n: in
 
 
 def test_planted_copies_are_found_and_other_patients_are_not(real: Measures, planted: Planted, rule: CopyRule, gallery: Gallery) -> None:
-    fresh = alignment.measures(gallery, people(120, 3)[0])
-    found = copy_gate.assess(fresh, np.zeros(120, bool), real, planted, rule, SETTINGS)
+    fresh = alignment.measures(gallery, people(300, 3)[0])
+    found = copy_gate.assess(fresh, np.zeros(300, bool), real, planted, rule, SETTINGS)
     assert {row["what"]: row["recall"] for row in found.detector if row["what"] in ("exact", "mirrored")} == {"exact": 1, "mirrored": 1}
     assert min(row["recall"] for row in found.detector if row["required"]) >= 0.85
     assert all(verdict.passed for verdict in found.verdicts), [str(verdict) for verdict in found.verdicts]

@@ -1,0 +1,118 @@
+"""Gates: what judging costs, by kind of measurement, and how time and memory grow with the cohort and with the training images.
+
+    python -m benchmarks.run gates
+
+Real radiographs (PneumoniaMNIST in MEDPIPE_DATA) enlarged to 64², audited as somebody else's images with the recipe's defaults: 1,000
+against 1,000, then 5,000 against 5,000. The candidates are even blends of three training images of a class, turned a little: what
+is measured does not depend on what the gates say of them. Processor seconds of one process; jobs are independent and of one
+thread each, so two free cores take about half. SIZES says which sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from benchmarks.table import Row
+from medpipe.deid.deidentify import deidentify
+from medpipe.gates.audit import audit
+from medpipe.images.preprocess import preprocess
+from medpipe.recipe import Recipe
+
+LONG = True
+SIZES = [int(text) for text in os.environ.get("SIZES", "1000,5000").split(",")]
+SIDE, HELD_OUT, TESTED = 64, 500, 256
+GROUPS = {
+    "copies": {"score", "calibrate", "practice", "planted"},
+    "likeness, use, fairness, the gates' own test": {"describe", "embed", "baseline", "outlier", "selftest", "utility", "curve"},
+    "the feature network": {"encoder"},
+}
+Images = NDArray[np.uint8]
+
+
+class Timed(Executor):
+    """Does each job at once and adds up its processor time by kind."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        begun = time.process_time()
+        future.set_result(function(*arguments, **named))
+        self.seconds[arguments[0].kind] += time.process_time() - begun
+        return future
+
+
+def rows() -> Iterator[Row]:
+    """Costs by size: each beside the goal at 5,000, and beside the smaller size."""
+    found = {}
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as scratch, get_context("spawn").Pool(1) as pool:  # a process of its own: peak memory is its own
+            found[size] = pool.apply(measured, (size, Path(scratch)))
+    least, *others = SIZES
+    for size in others:
+        seconds, memory = found[size]
+        for group in GROUPS:
+            yield Row(f"{group}: {size:,} against {size:,}", seconds[group], "s", f"{least:,} against {least:,}", found[least][0][group])
+        yield Row(f"peak memory: {size:,} against {size:,}", memory, "MiB", f"{least:,} against {least:,}", found[least][1])
+        copies, rest = (seconds[group] / 2 for group in list(GROUPS)[:2])
+        yield Row(f"copies, {size:,} against {size:,}: two cores", copies, "s", "ten minutes", 600, "at most 1")
+        yield Row(f"quality after features, {size:,} against {size:,}: two cores", rest, "s", "five minutes", 300, "at most 1")
+
+
+def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:
+    """Audit `size` candidates against `size` training images; return processor seconds of each group and peak memory in MiB."""
+    settings = {"source": {"form": "arrays"}, "images": {"size": SIDE, "split": "given", "holdout": HELD_OUT / (size + HELD_OUT)}}
+    recipe = Recipe.model_validate(settings | {"compute": {"workers": 1}})
+    real = _write(size, scratch)
+    collection = deidentify(real, scratch / "collection", recipe, key_file=scratch / "key")
+    dataset = preprocess(collection.path, scratch / "dataset", recipe)
+    timed = Timed()
+    audit(scratch / "candidates.npz", dataset.path, scratch / "audit", recipe, executor=timed)
+    for kind, seconds in timed.seconds.most_common():
+        print(f"  {size:,}: {kind} {seconds:.1f} s", flush=True)
+    return {name: sum(timed.seconds[kind] for kind in kinds) for name, kinds in GROUPS.items()}, (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+
+
+def _write(size: int, scratch: Path) -> Path:
+    """Write source and candidates of `size`."""
+    with np.load(Path(os.environ.get("MEDPIPE_DATA", "../shared/data")) / "pneumoniamnist.npz") as held:
+        images = np.concatenate([held[f"{part}_images"] for part in ("train", "val", "test")])
+        labels = np.concatenate([held[f"{part}_labels"] for part in ("train", "val", "test")])[:, 0]
+    generator = np.random.default_rng(0)
+    images, places = np.unique(images, axis=0, return_index=True)
+    order = generator.permutation(len(images))
+    images, labels = _enlarged(images[order]), labels[places][order]
+    train, test = slice(0, size + HELD_OUT), slice(-TESTED, None)
+    parts = {"train_images": images[train], "train_labels": labels[train], "test_images": images[test], "test_labels": labels[test]}
+    np.savez(scratch / "real.npz", **parts)
+    asked = generator.permutation(labels[:size])
+    made = np.empty((size, SIDE, SIDE), np.uint8)
+    for number, label in enumerate(asked):
+        of_class = generator.choice(np.flatnonzero(labels[:size] == label), 3, replace=False)
+        made[number] = ndimage.rotate(images[of_class].mean(0), generator.uniform(-5, 5), reshape=False, order=1, mode="nearest")
+    np.savez(scratch / "candidates.npz", images=made, labels=asked)
+    return scratch / "real.npz"
+
+
+def _enlarged(images: Images) -> Images:
+    """Enlarge to SIDE pixels, with a little grain, so that no image is smoother than a radiograph."""
+    factor = SIDE / images.shape[-1]
+    large = np.stack([ndimage.zoom(image.astype(np.float32), factor, order=1) for image in images])
+    grain = np.random.default_rng(1).normal(0, 2, large.shape)
+    return np.clip(np.rint(large + grain), 0, 255).astype(np.uint8)

@@ -29,6 +29,8 @@ from medpipe.errors import InputError, MedpipeError
 from medpipe.progress import Progress
 from medpipe.recipe import Recipe
 
+DIVERGED = 4.0
+"""A mean loss that no training comes back from: every preconditioning gives a network that says nothing a loss of 1."""
 CURVE_POINTS = 50
 ALIKE = 64
 """Images of one forward pass where no gradient is wanted."""
@@ -131,6 +133,7 @@ class Training:
             real = part.weights > 0
             self.bins += curve.binned(losses[real], part.sigma[real])
             mean += float(losses.sum()) / batch.size
+        nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.recipe.train.gradient_max)
         self.optimizer.step()
         self.averages.update(batch.size, self.state.images + batch.size)
         return mean
@@ -180,6 +183,11 @@ class Training:
             validation = self.measure(self.validation)
             probe = _mean(self.measure(self._probe())) if len(self.validation.vectors) and not self.private else math.nan
         mean = _mean(bins) if bins[1].sum() else loss
+        if mean > DIVERGED:
+            raise MedpipeError(
+                f"training has diverged at image {now.images}: the loss is {mean:.3g}, and an untrained network's is 1; "
+                "lower train.learning_rate, or raise train.batch or train.warmup_images"
+            )
         now.curve.append({"images": now.images, "loss": mean, "validation_loss": _mean(validation), "probe_loss": probe})
         now.by_sigma += curve.rows(now.images, bins, validation)
         self.bins = torch.zeros_like(self.bins)

@@ -107,6 +107,8 @@ class TrainSettings(Section):
     """Images that one process computes at once, to save memory: gradients of a step are summed up; empty is all of its share."""
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     """Peak learning rate of AdamW."""
+    gradient_max: Annotated[float, Field(gt=0)] = 1.0
+    """Norm to which the gradient of a step is shortened: a rare large one would throw the weights off."""
     warmup_images: Annotated[int, Field(ge=0)] = 5_000
     """Images over which the learning rate rises from 0."""
     ema_widths: Annotated[list[Annotated[float, Field(ge=0.01, le=0.25)]], Field(min_length=1, max_length=8)] = [0.06, 0.12]

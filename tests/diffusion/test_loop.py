@@ -154,6 +154,23 @@ def test_a_state_of_weights_that_are_no_numbers_is_never_kept(tmp_path: Path, da
         assert all(value.isfinite().all() for name, value in load_file(file).items() if name.startswith("weights/"))
 
 
+def test_a_training_that_diverges_ends_and_says_what_to_lower(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
+    wild = {"learning_rate": 0.5, "warmup_images": 0, "images": 3200, "state_images": 3200}
+    with pytest.raises(
+        MedpipeError, match=r"has diverged at image \d+: the loss is .*, and an untrained network's is 1; lower train\.learning_rate"
+    ):
+        train(dataset().path, tmp_path / "out", recipe(train=wild))
+    assert not (tmp_path / "out" / "record.json").exists()
+
+
+def test_a_gradient_is_shortened(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
+    source = dataset().path
+    losses = {}
+    for most in (1.0, 1e-13):  # so short that Adam's epsilon outweighs it
+        losses[most] = train(source, tmp_path / str(most), recipe(train={"images": 640, "gradient_max": most})).facts["final_loss"]
+    assert losses[1.0] < 0.95 < losses[1e-13]
+
+
 @pytest.mark.parametrize(("eager", "compiled"), [(2.0, 1.0), (1.0, 2.0)])
 def test_the_faster_way_is_kept_and_measured_once(tmp_path: Path, eager: float, compiled: float) -> None:
     now, runs = [0.0], []

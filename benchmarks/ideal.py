@@ -58,14 +58,14 @@ def _counted(state: Path) -> tuple[Counter[str], Counter[str]]:
         draws = np.random.default_rng(number)
         mixed = draws.permutation(len(others))
         held, rest = np.sort(mixed[:HELD_OUT]), mixed[HELD_OUT:]
-        frozen = freeze(
-            parts["train"], parts["others"].take(held), COHORT, ["normal", "pneumonia"], [], SETTINGS, SETTINGS.resamples, SEED
-        )
+        frozen = freeze(parts["train"], parts["others"].take(held), COHORT, ["normal", "pneumonia"], [], SETTINGS, SETTINGS.resamples, SEED)
         known = frozen.sample(parts["train"])
         for k in range(DRAWS):
             cohort = parts["others"].take(np.sort(rest[k * COHORT : (k + 1) * COHORT]))
-            failed = selftest.rejected_by(frozen, known, frozen.sample(cohort), CLASSES, SETTINGS, SEED)
+            failed = selftest.rejected_by(frozen, known, frozen.sample(cohort), CLASSES, SETTINGS, SEED, SETTINGS.resamples)
             ideal.update(failed[:1])
+            if failed:
+                print(f"  holdout {number}, cohort {k}: {', '.join(failed)}", flush=True)
         if number < SPOILED:
             for fault in selftest.FAULTS:
                 source = draws.permutation(train)[:COHORT] if fault == selftest.COPIES else others[rest[:COHORT]]

@@ -121,7 +121,9 @@ def _stored(values: NDArray[np.floating[Any]], like: Images) -> Images:
     return stored
 
 
-def rejected_by(frozen: Frozen, train: Sample, cohort: Sample, classes: int, settings: GatesSettings, seed: int) -> list[str]:
+def rejected_by(
+    frozen: Frozen, train: Sample, cohort: Sample, classes: int, settings: GatesSettings, seed: int, resamples: int = RESAMPLES
+) -> list[str]:
     """Return the gates that fail a cohort, of those on likeness, on outliers, on conditions and on the classes' shares.
 
     `frozen` is the yardstick that was fixed on the other half of the holdout.
@@ -129,7 +131,7 @@ def rejected_by(frozen: Frozen, train: Sample, cohort: Sample, classes: int, set
     far, near = outliers.distances(cohort.features, train.features)
     truths = {probe.name: (probe.values, np.where(cohort.strata >= 0, cohort.strata, np.nan)) for probe in frozen.probes}
     assert set(truths) <= {CLASS}, "the gates' own test knows classes only"
-    judged = likeness.judge(frozen, train, cohort, far, near, truths, settings, RESAMPLES, seed)
+    judged = likeness.judge(frozen, train, cohort, far, near, truths, settings, resamples, seed)
     verdicts: list[Verdict | None] = list(judged.verdicts)
     if classes > 1:
         made, trained = (_counts(sample, classes) for sample in (cohort, train))

@@ -160,7 +160,7 @@ def _evened(pairs: Pairs, queries: Tensor, gallery: Gallery, sign: Tensor, sizes
     shape, at = queries.shape[2:], detail.lattice(queries.shape[2:])
     drawn = sampled(queries[pairs.query], pairs.places(pixels(shape))).reshape(len(pairs.query), 1, *shape)
     seen = sampled(detail.evened(drawn), at.expand(len(drawn), -1, -1)) * sign[:, None, None]
-    known = sampled(detail.evened(gallery.images[pairs.candidate]), at.expand(len(drawn), -1, -1))
+    known = sampled(gallery.even[pairs.candidate].float(), at.expand(len(drawn), -1, -1))
     return [detail.information(detail.correlations(seen, known, shape, size), shape, size).sum(1) for size in sizes]
 
 

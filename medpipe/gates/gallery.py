@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medpipe.gates import registration
+from medpipe.gates import detail, registration
 from medpipe.gates.features import blurred
 from medpipe.gates.geometry import grey, points, sampled, transformed, unit
 from medpipe.gates.votes import Patches
@@ -58,6 +58,7 @@ class Gallery:
     basis: Tensor  # (P, components)
     places: Tensor  # (P, axes) of the coarse vectors
     patches: Patches
+    even: Tensor  # (G, bands - 1, …) evened detail, in half precision: it is the largest of all
     groups: Tensor  # (G,) patients, as numbers
 
     @classmethod
@@ -71,7 +72,8 @@ class Gallery:
             _, directions = torch.linalg.eigh(vectors.T @ vectors)
             basis = directions[:, -COMPONENTS:]
             numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
-            return cls(small, registration.smooth(small), vectors @ basis, basis, places, Patches(small), numbers)
+            even = torch.cat([detail.evened(part).half() for part in torch.split(small, BLOCK)])
+            return cls(small, registration.smooth(small), vectors @ basis, basis, places, Patches(small), even, numbers)
 
 
 def _coarse_blur(images: Tensor) -> float:

@@ -75,7 +75,10 @@ def rows() -> Iterator[Row]:
 
 def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:
     """Audit `size` candidates against `size` training images; return processor seconds of each group and peak memory in MiB."""
-    settings = {"source": {"form": "arrays"}, "images": {"size": SIDE, "split": "given", "holdout": HELD_OUT / (size + HELD_OUT)}}
+    settings = {
+        "source": {"form": "arrays"},
+        "images": {"size": SIDE, "split": "given", "holdout": HELD_OUT / (size + HELD_OUT), "validation": 0},
+    }
     recipe = Recipe.model_validate(settings | {"compute": {"workers": 1}})
     real = _write(size, scratch)
     collection = deidentify(real, scratch / "collection", recipe, key_file=scratch / "key")

@@ -219,10 +219,14 @@ def _shared(held: Tensor, winner: Tensor) -> list[Tensor]:
 def _shared_evenly(held: Tensor, nats: Tensor, candidates: Tensor, bent: Tensor) -> list[Tensor]:
     """Nats of evened detail of the best bent candidate of `held` (N, B), and how far it leads the others' `nats` (N, K)."""
     most, which = held.max(1)
-    other = candidates != bent.gather(1, which[:, None])
+    return [torch.log(most + 0.1), *_ahead(most, nats, candidates != bent.gather(1, which[:, None]))]
+
+
+def _ahead(best: Tensor, nats: Tensor, other: Tensor) -> list[Tensor]:
+    """How far the best (N,) leads the second best, and the mean, of the others' `nats` (N, K)."""
     others = nats * other
-    lead = torch.log((most + 0.5) / (others.max(1).values + 0.5))
-    return [torch.log(most + 0.1), lead, torch.log((most + 0.5) / (others.sum(1) / other.sum(1).clamp_min(1) + 0.5))]
+    mean = others.sum(1) / other.sum(1).clamp_min(1)
+    return [torch.log((best + 0.5) / (rival + 0.5)) for rival in (others.max(1).values, mean)]
 
 
 def _window_by_window(nats: Tensor) -> list[Tensor]:
@@ -231,13 +235,8 @@ def _window_by_window(nats: Tensor) -> list[Tensor]:
 
 
 def _beside(best: Tensor, nats: Tensor, other: Tensor) -> list[Tensor]:
-    """How far the best (N, bands) leads the second best, and the mean, of the others' `nats` (N, K, bands)."""
-    found = []
-    for part in PARTS.values():
-        mine, others = best[:, part].sum(1), nats[..., part].sum(2) * other
-        found.append(torch.log((mine + 0.5) / (others.max(1).values + 0.5)))
-        found.append(torch.log((mine + 0.5) / (others.sum(1) / other.sum(1).clamp_min(1) + 0.5)))
-    return found
+    """How far the best (N, bands) leads the others' `nats` (N, K, bands), in all bands and in parts of them."""
+    return [lead for part in PARTS.values() for lead in _ahead(best[:, part].sum(1), nats[..., part].sum(2), other)]
 
 
 def _lead(scores: Tensor) -> Tensor:

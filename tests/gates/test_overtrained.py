@@ -37,11 +37,15 @@ def test_a_model_that_knows_its_patients_by_heart_is_refused_for_that_and_a_care
         tested = {"test_images": held["test_images"][:TESTED], "test_labels": held["test_labels"][:TESTED, 0]}
         np.savez(source, train_images=images[some], train_labels=labels[some], **tested)
     workspace = tmp_path / "work"
+    keys = chain.keys(workspace)
+    keys.pseudonym.parent.mkdir(parents=True)
+    keys.pseudonym.write_text("0" * 64)  # a key of chance splits the patients by chance
+    keys.pseudonym.chmod(0o600)
     verdicts = {}
     for name, training in (("by heart", BY_HEART), ("careful", CAREFUL)):
         recipe = Recipe.model_validate(SETTINGS | {"train": training})
         with pytest.raises(GateFailed) as refused:  # so few images make no cohort that passes every gate
-            chain.run(source, workspace, recipe, chain.keys(workspace))
+            chain.run(source, workspace, recipe, keys)
         assert refused.value.report is not None
         report = json.loads((refused.value.report / "report.json").read_text())
         verdicts[name] = {verdict["name"]: verdict for verdict in report["verdicts"]}

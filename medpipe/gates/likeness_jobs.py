@@ -67,7 +67,7 @@ def baseline(job: Job) -> Arrays:
     if not held.raw:
         held = Part({name: values[:0] for name, values in train.raw.items()}, held.strata, held.index)
     if job.what == "halves":
-        held = held.take(selftest.halves(np.arange(len(held.strata)), seeds.generator(seed, "gates", "selftest"))[1])
+        held = held.take(selftest.halves(held.strata, seeds.generator(seed, "gates", "selftest"))[1])
     covariates = [] if job.what == "halves" else list(data.facts["covariates"])
     resamples = selftest.RESAMPLES if job.what == "halves" else settings.resamples
     return freeze(train, held, job.stop, classes, covariates, settings, resamples, seed).arrays
@@ -93,7 +93,8 @@ def spoiled(job: Job) -> Arrays:
     classes = list(data.facts["classes"])
     labels = numbers(data.index["label"], classes)
     frozen = Frozen(found(job.state, "baseline-halves-0"))
-    half, _ = selftest.halves(plan["embed_holdout"], seeds.generator(seed, "gates", "selftest"))
+    held = plan["embed_holdout"]
+    half = held[selftest.halves(labels[held], seeds.generator(seed, "gates", "selftest"))[0]]
     draws = seeds.generator(seed, "gates", "selftest", job.what)
     source = draws.permutation(plan["embed_train"])[: len(half)] if job.what == selftest.COPIES else half
     images, made = selftest.spoil(data.images(np.sort(source)), labels[np.sort(source)], job.what, draws)

@@ -56,10 +56,14 @@ HALF_MIN = HOLDOUT_MIN
 """Fewest images in each half of the holdout."""
 
 
-def halves(rows: NDArray[np.int64], draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut places into (to spoil, to judge by)."""
-    mixed = draws.permutation(rows)
-    return np.sort(mixed[: len(mixed) // 2]), np.sort(mixed[len(mixed) // 2 :])
+def halves(strata: Labels, draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut held-out images of the classes `strata` (N,) into places (to spoil, to judge by), half of each class in either.
+
+    In halves of unequal mix one class may be too few to draw from, and what then cannot be certified would count as rejected.
+    """
+    order = draws.permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    return np.sort(order[1::2]), np.sort(order[::2])
 
 
 def applicable(classes: int, holdout: int) -> list[str]:

@@ -20,7 +20,7 @@ class Space:
         images, labels = people(300, 1)
         self.weights = features.train(images, labels, len(CLASSES), budget=2000, seed=0)
         self.images, self.labels = people(240, 2)
-        self.spoiled, judge = selftest.halves(np.arange(240), np.random.default_rng(0))
+        self.spoiled, judge = selftest.halves(self.labels, np.random.default_rng(0))
         train, held = self.part(images, labels), self.part(self.images[judge], self.labels[judge])
         self.frozen = freeze(train, held, len(self.spoiled), CLASSES, [], SETTINGS, selftest.RESAMPLES, 0)
         self.train = self.frozen.sample(train)
@@ -48,6 +48,26 @@ def test_the_ideal_cohort_is_accepted_and_every_required_fault_rejected(space: S
     verdict = selftest.assess(rows, 120)
     assert verdict is not None
     assert verdict.passed, verdict.meaning
+
+
+@pytest.mark.parametrize("counts", [(57, 44, 22), (1, 60, 0), (50, 51, 3)])
+def test_halves_have_the_same_classes_and_share_no_image(counts: tuple[int, ...]) -> None:
+    strata = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], counts))
+    for seed in range(20):
+        spoiled, judge = selftest.halves(strata, np.random.default_rng(seed))
+        assert sorted([*spoiled, *judge]) == list(range(len(strata)))
+        assert len(spoiled) == len(strata) // 2
+        assert abs(np.bincount(strata[spoiled], minlength=3) - np.bincount(strata[judge], minlength=3)).max() <= 1
+
+
+def test_an_ideal_half_of_a_small_holdout_is_judged_and_not_called_bad_for_want_of_images(space: Space) -> None:
+    images, labels = people(101, 5)
+    for seed in range(5):
+        spoiled, judge = selftest.halves(labels, np.random.default_rng(seed))
+        train, held = space.part(*people(300, 1)), space.part(images[judge], labels[judge])
+        frozen = freeze(train, held, len(spoiled), CLASSES, [], SETTINGS, selftest.RESAMPLES, 0)
+        cohort = frozen.sample(space.part(images[spoiled], labels[spoiled]))
+        assert frozen.baseline.size_for(cohort)[0] > 0
 
 
 @pytest.mark.parametrize("fault", [name for name in selftest.FAULTS if "swapped" not in name and name != selftest.COPIES])

@@ -204,12 +204,23 @@ def test_the_browser_check_would_see_a_request(tmp_path: Path) -> None:
 def test_a_table_of_sentences_is_no_wider_than_the_page(drawn, report, tmp_path: Path, width: int) -> None:
     columns = ("measure", "n", "synthetic", "95 % interval", "other real images", "95 % of these", "what it says")
     row = ["frechet", 52, 9.61, "8.94 to 11.21", 9.54, "9.54 to 13.61", "Distance between the synthetic and the training images. " * 3]
-    text = text_of(report, drawn, tmp_path / "report") | {"tables": [table("Likeness", "A sentence.", columns, [row] * 3)]}
+    pair = [0.0123, 0.9876]
+    group = {"group": "scanner scanner-yxpj, sex F", "synthetic": 349, "share": 0.665, "expected_share": 0.557, "copies": 0.011}
+    group |= {"frechet_over_bound": 0.527, "auc_real": 0.786, "auc_synthetic": 0.773}
+    group |= {f"{name}_interval": pair for name in ("share", "frechet_over_bound", "auc_real", "auc_synthetic", "copies")}
+    tables = [table("Likeness", "A sentence.", columns, [row] * 3)]
+    text = text_of(report, drawn, tmp_path / "report") | {"tables": tables, "fairness": [group] * 3}
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report_page.render(text, drawn.path))
-    asked = "<script>console.log('wider by ' + (document.documentElement.scrollWidth - innerWidth) + ' px')</script></body>"
+    asked = (
+        "<script>console.log('wider by ' + (document.documentElement.scrollWidth - innerWidth) + ' px');"
+        "const groups = document.querySelector('.groups');"
+        "console.log('groups cut: ' + (groups.offsetWidth > groups.parentElement.offsetWidth))"
+        "</script></body>"
+    )
     (tmp_path / "page.html").write_text(page.replace("</body>", asked))
     _, console, _ = drawn_by_browser(tmp_path / "page.html", tmp_path / "browser", width)
     assert "wider by 0 px" in console, console
+    assert width < 600 or "groups cut: false" in console, console
 
 
 def test_a_table_with_a_chart_is_drawn_with_its_figures(drawn, report, tmp_path) -> None:

@@ -139,7 +139,7 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], x_name: str
     for place, (name, line) in enumerate(found.items()):
         at = [(x_of(math.log(a)), y_of(b)) for a, b in line]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
-        parts.append(f'<polyline class="curve {"training" if place % 2 == 0 else "validation"}" points="{path}"/>')
+        parts.append(f'<polyline class="curve series-{place % 3}" points="{path}"/>')
         parts += [_mark(place, a, b) for a, b in at]
         parts += [_mark(place, right + 8, places[name] - 3), _label(right + 18, places[name] + 1, name, "start")] if line else []
     said = f"{y_name} over {x_name}: " + ", ".join(f"{name} ends at {number(line[-1][1])}" for name, line in found.items() if line)

@@ -28,6 +28,10 @@ SMALLEST = 20
 """Fewest images in a resample that say anything."""
 SLACK = 1.5
 """How far a resample may go beyond half of what there is of a class: the mix of a cohort is never exactly that of the holdout."""
+ONE = 1.49
+"""What is rounded to one image."""
+UNLABELLED = -1
+"""The class of images that have none."""
 GROUPED = 1.5
 """Images of a patient, on average, from which on the patients count."""
 TWIN = 0.01
@@ -35,16 +39,24 @@ TWIN = 0.01
 
 
 def mix(holdout: Sample, *others: Sample) -> dict[int, float]:
-    """Return the share of each class among the held-out images, of the classes that all samples have."""
+    """Return the share of each class among the held-out images, of the classes that all samples have.
+
+    Images without a class are left out, unless none has one: what lacks labels is not made, so a cohort has none of it.
+    """
     counts = {int(number): int((holdout.strata == number).sum()) for number in np.unique(holdout.strata)}
+    if max(counts, default=UNLABELLED) > UNLABELLED:
+        counts.pop(UNLABELLED, None)
     counts = {number: count for number, count in counts.items() if all((other.strata == number).any() for other in others)}
     return {number: count / sum(counts.values()) for number, count in counts.items()}
 
 
-def size(shares: Mapping[int, float], *samples: Sample) -> int:
-    """Return how many images half of the smallest sample gives in the mix `shares`: at most LARGEST."""
-    rooms = [int((sample.strata == number).sum()) / share for sample in samples for number, share in shares.items()]
-    return min(LARGEST, int(min(rooms, default=0) / 2))
+def size(shares: Mapping[int, float], *samples: Sample, part: float = 0.5) -> int:
+    """Return how many images a `part` of the smallest sample gives in the mix `shares`: at most LARGEST.
+
+    One image of a class is always given: a class that is one image in a resample may not be what makes it impossible.
+    """
+    counts = [(int((sample.strata == number).sum()), share) for sample in samples for number, share in shares.items()]
+    return min(LARGEST, int(min((max(part * count, ONE) / share if count else 0 for count, share in counts), default=0)))
 
 
 def draw(sample: Sample, shares: Mapping[int, float], n: int, draws: np.random.Generator) -> Sample:
@@ -82,7 +94,7 @@ class Baseline:
         A class that the cohort does not have at all is left out of its mix, and so widens its distance.
         """
         shares = mix_of(self.shares, cohort)
-        room = SLACK * size(shares, cohort)
+        room = size(shares, cohort, part=SLACK / 2)
         return max((n for n in self.real if n <= room), default=0), shares
 
     def as_arrays(self) -> dict[str, NDArray[np.float64] | NDArray[np.int64] | NDArray[np.str_]]:

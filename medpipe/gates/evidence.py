@@ -62,9 +62,8 @@ def report(
         why = "gates.outlier_false_positive is 0: nobody looked for images unlike any real one."
         gaps.insert(0, {"what": "single bad images", "why": why})
     if not any(verdict.name == "gates_self_test" for verdict in verdicts):
-        gaps.insert(
-            0, {"what": "the gates themselves", "why": f"Fewer than {2 * selftest.HALF_MIN} images were held out to spoil and to judge by."}
-        )
+        why = f"Fewer than {2 * selftest.HALF_MIN} images were held out, or too few of a class, to judge one half of them by the other."
+        gaps.insert(0, {"what": "the gates themselves", "why": why})
     curve = pd.read_parquet(measured.cohort.path / "training.parquet") if (measured.cohort.path / "training.parquet").exists() else None
     splits = distributions.suppressed(list(data["splits"].values()), cell)
     return {

@@ -182,8 +182,13 @@ class Measured:
         }
 
     def self_test(self) -> tuple[Verdict | None, list[dict[str, Any]]]:
-        """Judge the gates by the cohorts that were spoiled on purpose; return the verdict and a row for each."""
+        """Judge the gates by the cohorts that were spoiled on purpose; return the verdict and a row for each.
+
+        Nothing where too few images were held out to judge even half of them, unspoiled, by the other half.
+        """
         tried = {job.what: found(job.state, job.name) for job in self.work if job.kind == "selftest"}
+        if not tried or selftest.UNCERTIFIABLE in tried[selftest.IDEAL]["rejected_by"]:
+            return None, []
         rows = selftest.table({what: result["rejected_by"].tolist() for what, result in tried.items()})
         return selftest.assess(rows, max((int(result["n"]) for result in tried.values()), default=0)), rows
 

@@ -7,7 +7,7 @@ import pytest
 from builders_gates import CLASSES, people
 
 from medpipe.gates import features, fidelity, selftest, spectrum
-from medpipe.gates.frozen import STATISTIC, Part, freeze
+from medpipe.gates.frozen import STATISTIC, Frozen, Part, freeze
 from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings(resamples=20)
@@ -70,6 +70,40 @@ def test_an_ideal_half_of_a_small_holdout_is_judged_and_not_called_bad_for_want_
         assert frozen.baseline.size_for(cohort)[0] > 0
 
 
+def _rejected(space: Space, labels: np.ndarray, seed: int, kept: slice = slice(None)) -> tuple[Frozen, list[str]]:
+    """Judge a half of held-out images of the classes `labels` by the other half: return the yardstick, and the gates that reject it."""
+    images, _ = people(len(labels), 5)
+    spoiled, judge = selftest.halves(labels, np.random.default_rng(seed))
+    train, held = space.part(*people(300, 1)), space.part(images[judge], labels[judge])
+    train.strata[:] = np.resize([0, 0, 0, 1, 1, 1, 2, 3, -1], 300) if labels.max() >= 0 else -1
+    frozen = freeze(train, held, len(spoiled), ["normal", "opacity", "rare", "rarer"], [], SETTINGS, selftest.RESAMPLES, 0)
+    cohort = frozen.sample(space.part(images[spoiled][kept], labels[spoiled][kept]))
+    return frozen, selftest.rejected_by(frozen, frozen.sample(train), cohort, 4, SETTINGS, 0)
+
+
+@pytest.mark.parametrize(("rare", "count"), [(-1, 3), (-1, 1), (2, 3), (2, 1), (3, 2)])
+def test_a_few_images_without_a_class_or_of_a_rare_one_do_not_keep_an_ideal_half_from_being_judged(
+    space: Space, rare: int, count: int
+) -> None:
+    labels = np.random.default_rng(2).permutation(np.repeat([0, 1, rare], (57, 44 - count, count)))
+    for seed in range(3):
+        frozen, gates = _rejected(space, labels, seed)
+        assert selftest.UNCERTIFIABLE not in gates
+        assert (rare in frozen.baseline.shares) == (rare >= 0)
+
+
+def test_images_that_all_lack_a_class_are_compared_without_classes(space: Space) -> None:
+    frozen, gates = _rejected(space, np.full(101, -1), 0)
+    assert frozen.baseline.shares == {-1: 1.0}
+    assert selftest.UNCERTIFIABLE not in gates
+
+
+def test_a_cohort_that_lacks_most_of_a_frequent_class_cannot_be_certified(space: Space) -> None:
+    _, gates = _rejected(space, np.repeat([0, 1], (51, 50)), 0, slice(0, 26))
+    assert gates[0] == selftest.UNCERTIFIABLE
+    assert not set(gates) & {"frechet", "kid", "precision"}
+
+
 @pytest.mark.parametrize("fault", [name for name in selftest.FAULTS if "swapped" not in name and name != selftest.COPIES])
 def test_each_fault_alters_the_images_or_their_number(fault: str) -> None:
     images, labels = people(60, 3)
@@ -102,6 +136,14 @@ def test_gates_that_let_a_required_fault_pass_fail_themselves() -> None:
     assert not verdict.passed
     assert verdict.value == 0.5
     assert "noise 6 %" in verdict.meaning
+
+
+def test_a_gate_that_rejects_the_ideal_cohort_too_has_seen_nothing() -> None:
+    rows = selftest.table({"ideal": ["frechet", "kid"], "blur 1 px": ["frechet", "kid"], "noise 6 %": ["kid", "mmd"]})
+    verdict = selftest.assess(rows, 100)
+    assert verdict is not None
+    assert verdict.value == 0.5
+    assert "blur 1 px" in verdict.meaning
 
 
 def test_a_holdout_too_small_to_halve_is_not_tried_and_faults_of_classes_need_classes() -> None:

@@ -82,7 +82,7 @@ def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) ->
     cohort, gates = recipe.cohort, recipe.gates
     made = cohort.images + math.ceil(cohort.images * cohort.spare)
     evaluations = cohort_plan.evaluations(cohort)
-    unread = {"shape": [1, *[recipe.images.size] * recipe.images.dimensions], "classes": [], "covariates": []}
+    unread = {"shape": [1, *recipe.images.shape], "classes": [], "covariates": []}
     network = networks.planned(recipe, dataset.facts if dataset else unread)
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
     before = f"{recipe.autoencoder.images:,} images for the autoencoder, " if recipe.model.space == "latent" else ""

@@ -65,8 +65,9 @@ class Recipe(Section):
             raise ValueError("model.maps names a map twice: name each once")
         if model.space == "latent" and (model.maps or self.train.augment or self.compute.processes * self.compute.nodes > 1):
             raise ValueError("model.space latent takes no model.maps and no train.augment, and trains in one process")
-        if images.size % self.side:
-            raise ValueError(f"images.size must be a multiple of {self.side} for this model (patch × halvings)")
+        if any(length % self.side for length in images.shape):
+            name = "images.sides" if images.sides else "images.size"
+            raise ValueError(f"{name} must be a multiple of {self.side} for this model (patch × halvings)")
         highest = "sigma_start" if cohort.start == "gaussian" else "sigma_max"
         if cohort.sigma_min >= getattr(cohort, highest):
             raise ValueError(f"cohort.sigma_min must be below cohort.{highest}")

@@ -37,8 +37,9 @@ def apply(images: Tensor, parameters: Tensor, mode: Literal["bilinear", "nearest
     turn, size = wanted[:, -2] * TURN, torch.exp(wanted[:, -1] * SCALE)
     matrix = torch.zeros(len(some), dimensions, dimensions + 1)
     matrix[:, range(dimensions), range(dimensions)] = size[:, None]  # axes in the order x, y(, z)
-    matrix[:, 0, 0], matrix[:, 0, 1] = size * turn.cos(), -size * turn.sin()
-    matrix[:, 1, 0], matrix[:, 1, 1] = size * turn.sin(), size * turn.cos()
+    aspect = some.shape[-2] / some.shape[-1]  # the grid is 2 wide along every axis, however long
+    matrix[:, 0, 0], matrix[:, 0, 1] = size * turn.cos(), -size * turn.sin() * aspect
+    matrix[:, 1, 0], matrix[:, 1, 1] = size * turn.sin() / aspect, size * turn.cos()
     matrix[:, :, -1] = wanted[:, :-2] * 2 * SHIFT  # the grid is 2 wide
     grid = functional.affine_grid(matrix, list(some.shape), align_corners=False)
     out = images.clone()

@@ -157,11 +157,11 @@ def _prepared(given: Given, scale: _Scale, shape: tuple[int, ...], dtype: str, s
         return "WRONG_FORM"
     if values.dtype == np.uint16 and dtype == "uint16" and values.shape == shape:
         return np.asarray(values)  # as our own stores hold them
-    to = transforms.step(values.shape[1:], given.aspect, settings.size)  # the whole field of view
+    to = transforms.step(values.shape[1:], given.aspect, settings.shape)  # the whole field of view
     if values.dtype != np.uint8 and scale.factor:
         levels = ((values.astype(np.float64) - scale.low) * scale.factor).clip(0, 255)
         if dtype == "uint16":
-            return transforms.to_stored(transforms.fit(levels / 255, given.aspect, settings.size, to) * 2 - 1, dtype)
+            return transforms.to_stored(transforms.fit(levels / 255, given.aspect, settings.shape, to) * 2 - 1, dtype)
         values = np.rint(levels).astype(np.uint8)
     try:
         stored = shards.on_grid(values, None, given.aspect, to, settings)

@@ -131,7 +131,8 @@ def _moved(images: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor
     for axis in range(2, dimensions):
         matrix[:, axis, axis] = zoom
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom * torch.cos(angle)
-    matrix[:, 0, 1], matrix[:, 1, 0] = -zoom * torch.sin(angle), zoom * torch.sin(angle)
+    aspect = images.shape[-2] / images.shape[-1]  # the grid is 2 wide along every axis, however long
+    matrix[:, 0, 1], matrix[:, 1, 0] = -zoom * torch.sin(angle) * aspect, zoom * torch.sin(angle) / aspect
     matrix[:, :, -1] = shift[:, :dimensions]
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

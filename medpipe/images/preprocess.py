@@ -147,7 +147,7 @@ def _write(
     plan: _Plan, making: Making, used: pd.DataFrame, settings: ImagesSettings, executor: Executor | None, progress: Progress
 ) -> dict[str, Any]:
     """Write the store, shard by shard, each gathered from the parts; return what the record says of it."""
-    shape = (plan.channels, *(settings.size,) * settings.dimensions)
+    shape = (plan.channels, *settings.shape)
     dtype = "uint16" if (used["dtype"] == "uint16").any() else "uint8"
     masks = bool(used["masked"].any())
     spacings = {tuple(step or ()) for step in used["spacing_mm"]}

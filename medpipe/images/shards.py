@@ -141,9 +141,9 @@ def _attempt(instances: Sequence[str], read: Callable[[], Image], settings: Imag
         image = read()
         if settings.spacing_mm is not None and image.spacing_mm is None:
             raise Rejected(Reason.NO_SPACING)
-        to = settings.spacing_mm or transforms.step(image.values.shape, image.aspect, settings.size)
+        to = settings.spacing_mm or transforms.step(image.values.shape, image.aspect, settings.shape)
         pixels = on_grid(image.values[None], image.padding, image.aspect, to, settings)
-        mask = None if image.mask is None else transforms.fit_nearest(image.mask[None], image.aspect, settings.size, to)
+        mask = None if image.mask is None else transforms.fit_nearest(image.mask[None], image.aspect, settings.shape, to)
         spacing = None if image.spacing_mm is None else (to,) * image.values.ndim
         yield _Ready(min(instances), pixels, mask, spacing)
     except Rejected as rejected:
@@ -155,10 +155,10 @@ def _from_arrays(part: Part) -> Iterator[_Ready | Outcome]:
     rows, masked = slice(part.rows.start, part.rows.stop), store.has(part.collection, "mask")
     drawn = np.asarray(store.open_array(part.collection, "mask")[rows]) if masked else [None] * len(block)
     aspect = (1.0,) * (block.ndim - 2)
-    to = transforms.step(block.shape[2:], aspect, part.settings.size)
+    to = transforms.step(block.shape[2:], aspect, part.settings.shape)
     for uid, pixels, labels in zip(part.instances, block, drawn, strict=True):
         try:
-            mask = None if labels is None else transforms.fit_nearest(labels, aspect, part.settings.size, to)
+            mask = None if labels is None else transforms.fit_nearest(labels, aspect, part.settings.shape, to)
             yield _Ready(uid, on_grid(pixels, None, aspect, to, part.settings), mask, None)
         except Rejected as rejected:
             yield Outcome(uid, rejected.reason.name)
@@ -174,12 +174,12 @@ def on_grid(
         levels = transforms.window(values, settings.percentile_low, settings.percentile_high, ignored)
     elif values.min() == values.max():
         raise Rejected(Reason.CONSTANT)
-    elif set(values.shape[1:]) == {settings.size} and padding is None and set(aspect) == {to}:
+    elif values.shape[1:] == settings.shape and padding is None and set(aspect) == {to}:
         return np.ascontiguousarray(values)
     else:
         levels = values.astype(np.float32) / np.float32(255)
         levels = levels if padding is None else np.where(padding, np.float32(0), levels)
-    fitted = transforms.fit(levels, aspect, settings.size, to)
+    fitted = transforms.fit(levels, aspect, settings.shape, to)
     stored = transforms.to_stored(fitted * 2 - 1, dtype)
     if stored.min() == stored.max():
         raise Rejected(Reason.CONSTANT)

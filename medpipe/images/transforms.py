@@ -81,20 +81,20 @@ def _percentiles(values: Floats, *percentiles: float) -> list[float]:
     return [float(value) for value in low + first + (ranks - np.floor(ranks)) * (second - first)]
 
 
-def step(shape: Sequence[int], spacing: Sequence[float], size: int) -> float:
-    """Return the step, in the unit of `spacing`, at which the longest side of the field of view fills `size` samples."""
-    return max(n * d for n, d in zip(shape, spacing, strict=True)) / size
+def step(shape: Sequence[int], spacing: Sequence[float], sides: Sequence[int]) -> float:
+    """Return the smallest step, in the unit of `spacing`, at which the whole field of view lies within `sides` samples."""
+    return max(n * d / size for n, d, size in zip(shape, spacing, sides, strict=True))
 
 
-def fit(values: Floats, spacing: Sequence[float], size: int, to: float) -> NDArray[np.float32]:
-    """Resample the last axes of `values`, one per entry of `spacing`, to `size` samples a side at the step `to`.
+def fit(values: Floats, spacing: Sequence[float], sides: Sequence[int], to: float) -> NDArray[np.float32]:
+    """Resample the last axes of `values`, one per entry of `spacing`, to `sides` samples at the step `to`.
 
     Linear with a triangle filter as wide as the coarser of the two steps, so that nothing aliases (the antialiased
     bilinear filter of Pillow and torch); exact in spacing, and the same to the bit whatever the number of threads.
     """
     out = values.astype(np.float32, copy=False)
     first = out.ndim - len(spacing)
-    for axis, distance in enumerate(spacing, start=first):
+    for axis, (distance, size) in enumerate(zip(spacing, sides, strict=True), start=first):
         if (out.shape[axis], distance) == (size, to):
             continue
         lines = np.moveaxis(out, axis, 0)
@@ -103,10 +103,10 @@ def fit(values: Floats, spacing: Sequence[float], size: int, to: float) -> NDArr
     return np.ascontiguousarray(out)
 
 
-def fit_nearest(labels: Stored, spacing: Sequence[float], size: int, to: float) -> Stored:
+def fit_nearest(labels: Stored, spacing: Sequence[float], sides: Sequence[int], to: float) -> Stored:
     """Resample a label map as `fit` does an image, each sample taking the label nearest to it."""
     out = labels
-    for axis, distance in enumerate(spacing, start=labels.ndim - len(spacing)):
+    for axis, (distance, size) in enumerate(zip(spacing, sides, strict=True), start=labels.ndim - len(spacing)):
         n = out.shape[axis]
         place = np.floor(_positions(n, distance, size, to) + 0.5).astype(np.int64)
         inside = (place >= 0) & (place < n)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medpipe.settings.section import Fraction, Positive, Section
 
@@ -87,6 +87,8 @@ class ImagesSettings(Section):
     """2 for images or single slices, 3 for volumes."""
     size: Annotated[int, Field(ge=8, le=512)] = 64
     """Side of the square (or cubic) image in pixels; 0 padding keeps the aspect ratio."""
+    sides: list[Annotated[int, Field(ge=8, le=512)]] = []
+    """Sides where they differ: rows and columns, or slices, rows and columns, as in [32, 48, 32]; empty: `size` along every axis."""
     spacing_mm: Annotated[float, Field(gt=0)] | None = None
     """Resample to this step in millimetres and keep the centre (DICOM only); empty keeps the whole field of view."""
     modalities: list[str] = []
@@ -113,3 +115,14 @@ class ImagesSettings(Section):
     """A class with fewer patients (or blocks) cannot be split without telling who is in it: it is excluded and counted."""
     shard: Positive = 512
     """Images in one shard, which is one file with one owner."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sides of the images: rows and columns, or slices, rows and columns."""
+        return tuple(self.sides) or (self.size,) * self.dimensions
+
+    @model_validator(mode="after")
+    def _one_side_for_each_axis(self) -> Self:
+        if self.sides and len(self.sides) != self.dimensions:
+            raise ValueError(f"images.sides needs {self.dimensions} entries, one for each of images.dimensions")
+        return self

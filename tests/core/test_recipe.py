@@ -57,6 +57,8 @@ def test_a_file_is_read_and_changes_are_laid_over_it(tmp_path: Path) -> None:
         ({"model": {"channels": [64], "blocks": [1, 1]}}, "one entry per resolution"),
         ({"model": {"channels": [], "blocks": []}}, r"model\.channels: "),
         ({"images": {"size": 30}}, "must be a multiple of 4"),
+        ({"images": {"sides": [32, 30]}}, r"images\.sides must be a multiple of 4"),
+        ({"images": {"sides": [32, 48, 32]}}, r"images\.sides needs 2 entries"),
         ({"cohort": {"sigma_min": 90}}, r"sigma_min must be below"),
         ({"source": {"form": "arrays", "label": "finding"}}, "arrays carry their own labels"),
         ({"images": {"split": "blocks"}}, "must be 'patient' for DICOM"),

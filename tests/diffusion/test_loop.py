@@ -87,6 +87,15 @@ def test_augmentation_moves_what_it_says_and_leaves_the_rest(shape: tuple[int, .
     assert drawn.abs().max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(1, 24, 48), (1, 12, 48, 24)])
+def test_a_turn_turns_and_does_not_shear_where_sides_differ(shape: tuple[int, ...]) -> None:
+    y, x = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2 for side in shape[-2:]], indexing="ij")
+    disc = torch.exp(-(x**2 + y**2) / 32).expand(1, *shape).contiguous()
+    parameters = torch.zeros(1, augment.width(0.5, len(shape) - 1))
+    parameters[0, -2] = 1
+    assert torch.allclose(augment.apply(disc, parameters), disc, atol=0.02)
+
+
 def test_augmentation_reaches_training_and_not_the_samples_conditions(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
     made = train(dataset().path, tmp_path / "out", recipe(train={"augment": 0.5, "preview_images": 128}))
     denoiser = open_denoiser(made.path)

@@ -112,6 +112,15 @@ def test_a_recipe_that_does_not_fit_the_arrays_is_refused_with_the_remedy(tmp_pa
     assert not (tmp_path / "d" / "record.json").exists()
 
 
+@pytest.mark.parametrize(("shape", "sides"), [((16, 24), [16, 24]), ((30, 30), [16, 24]), ((12, 20, 12), [8, 16, 12])])
+def test_sides_may_differ_and_images_that_have_them_stay_as_they_are(tmp_path: Path, shape: tuple[int, ...], sides: list[int]) -> None:
+    images = RNG.integers(0, 256, (60, 1, *shape)).astype(np.uint8)
+    made = dataset(tmp_path / "d", make.arrays(tmp_path / "c", images), sides=sides, dimensions=len(sides))
+    assert made.facts["shape"] == [1, *sides]
+    assert made.images().shape == (60, 1, *sides)
+    assert np.array_equal(made.images(), images) == (list(shape) == sides)
+
+
 # DICOM, single images
 
 

@@ -22,7 +22,9 @@ import numpy as np
 from benchmarks.table import Row
 
 LONG = True
-SIZES: dict[str, tuple[int, ...]] = {"28²": (28, 28), "64²": (64, 64), "128²": (128, 128), "256²": (256, 256), "32³": (32, 32, 32)}
+SIZES: dict[str, tuple[int, ...]] = {f"{side}²": (side,) * 2 for side in (28, 64, 128, 256)} | {
+    f"{side}³": (side,) * 3 for side in (32, 48, 64, 96)
+}
 IMAGES, BATCH = 1024, 64
 """Of each training that is timed as a whole."""
 

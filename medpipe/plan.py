@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from medpipe import ledger, records
 from medpipe.chain import Keys
@@ -23,6 +24,7 @@ from medpipe.records import MadeFrom, Noun, Record
 from medpipe.release import release
 
 State = Literal["done", "goes on", "to do", "waits"]
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,21 @@ def _costs(recipe: Recipe, collection: Record | None, dataset: Record | None) ->
     made = cohort.images + math.ceil(cohort.images * cohort.spare)
     evaluations = cohort_plan.evaluations(cohort)
     unread = {"shape": [1, *recipe.images.shape], "classes": [], "covariates": []}
-    network = networks.planned(recipe, dataset.facts if dataset else unread)
+    facts = dataset.facts if dataset else unread
     instances = f"{collection.facts['instances']:,} images read" if collection else "every image of the source read"
     before = f"{recipe.autoencoder.images:,} images for the autoencoder, " if recipe.model.space == "latent" else ""
     return {
         "deidentify": instances,
         "preprocess": instances,
-        "train": f"{before}{recipe.train.images:,} images of training: {network}",
+        "train": f"{before}{recipe.train.images:,} images of training: {networks.planned(recipe, facts)}; {_step_memory(recipe, facts)}",
         "generate": f"{made:,} images{', spare ones included,' if cohort.spare else ''} × {evaluations} network evaluations",
         "validate": f"{gates.feature_images:,} images for the feature network, {2 * gates.utility_seeds} classifiers",
         "release": f"{cohort.images:,} images copied",
     }
+
+
+def _step_memory(recipe: Recipe, facts: Mapping[str, Any]) -> str:
+    """Say what a step of training takes in memory, and where that is more than this machine has, what to do."""
+    needed, here = networks.step_memory(recipe, facts), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"a step takes about {needed / GIB:.2g} GiB"
+    return text + (f", and this machine has {here / GIB:.2g}: set train.microbatch, or lower it" if needed > here else "")

@@ -65,6 +65,7 @@ def test_the_plan_says_what_is_done_and_does_nothing(capsys: pytest.CaptureFixtu
 
     fresh = ran(capsys, "run", *where, "--out", tmp_path / "new", "--dry-run")
     assert fresh.status == 0, fresh.err
+    assert "GiB" in fresh.err
     assert not (tmp_path / "new").exists()
     states = [line.split("│")[3].strip() for line in fresh.err.splitlines() if line.startswith("│")]
     assert states == ["to do"] + ["waits"] * 5

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from medpipe import sizes, store
 from medpipe.cohort.generate import generate
+from medpipe.diffusion import conditioning
 from medpipe.diffusion.checkpoint import open_denoiser, open_model
 from medpipe.diffusion.denoiser import Denoiser
-from medpipe.diffusion.networks import cost, network
+from medpipe.diffusion.networks import BESIDE, cost, network, step_memory
 from medpipe.diffusion.train import train
 from medpipe.diffusion.transformer import positions
 from medpipe.errors import InputError
@@ -89,6 +90,33 @@ def test_operations_are_counted_as_by_hand() -> None:
     found = cost(network(settings, 1, conditions, 2), (1, 8, 8), conditions)
     assert found.flops == convolutions + embedding
     assert str(found).endswith("GFLOP an image and evaluation")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sides", [(16, 24), (8, 16, 8)])
+def test_the_memory_of_a_step_follows_what_is_really_kept(name: Network, sides: tuple[int, ...]) -> None:
+    """Real tensors this time: what is kept of an image for its gradient, by autograd's own hooks."""
+    facts = {"shape": [1, *sides], "classes": ["a", "b"], "covariates": []}
+    tree = {"images": {"sides": list(sides), "dimensions": len(sides)}, "model": small(name).model_dump()}
+    one, four, parts, shared = (
+        step_memory(build(tree | {"train": {"batch": batch, "microbatch": some}, "compute": {"processes": processes}}), facts)
+        for batch, some, processes in ((1, None, 1), (4, None, 1), (4, 1, 1), (4, None, 2))
+    )
+    width = conditioning.width(facts["classes"], [])
+    module = network(small(name), 1, width, len(sides))
+    kept: dict[int, torch.UntypedStorage] = {}
+    weights = {weight.untyped_storage() for weight in module.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(torch.rand(2, 1, *sides), torch.rand(2), torch.rand(2, width))
+    real = sum(storage.nbytes() for storage in kept.values() if storage not in weights) / 2
+    assert (four - one) / 3 == pytest.approx(BESIDE * real, rel=0.1)
+    assert parts == one
+    assert one < shared < four
 
 
 def test_no_two_patches_of_a_transformer_have_one_position() -> None:

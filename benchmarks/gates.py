@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.images import distinct
 from benchmarks.table import Row
 from medpipe.deid.deidentify import deidentify
 from medpipe.gates.audit import audit
@@ -94,13 +95,8 @@ def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:
 
 def _write(size: int, scratch: Path) -> Path:
     """Write source and candidates of `size`."""
-    with np.load(Path(os.environ.get("MEDPIPE_DATA", "../shared/data")) / "pneumoniamnist.npz") as held:
-        images = np.concatenate([held[f"{part}_images"] for part in ("train", "val", "test")])
-        labels = np.concatenate([held[f"{part}_labels"] for part in ("train", "val", "test")])[:, 0]
-    generator = np.random.default_rng(0)
-    images, places = np.unique(images, axis=0, return_index=True)
-    order = generator.permutation(len(images))
-    images, labels = _enlarged(images[order]), labels[places][order]
+    images, labels = distinct("train", "val", "test")
+    images, generator = _enlarged(images), np.random.default_rng(1)
     train, test = slice(0, size + HELD_OUT), slice(-TESTED, None)
     parts = {"train_images": images[train], "train_labels": labels[train], "test_images": images[test], "test_labels": labels[test]}
     np.savez(scratch / "real.npz", **parts)

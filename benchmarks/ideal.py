@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.images import distinct
 from benchmarks.table import Row
 from medpipe.gates import features, likeness_jobs, selftest
 from medpipe.gates.copies import clopper_pearson
@@ -48,7 +49,8 @@ def rows() -> Iterator[Row]:
 
 def _counted(state: Path) -> tuple[Counter[str], Counter[str]]:
     """Count by their first failed gate the ideal cohorts that were rejected, and by fault the spoiled ones."""
-    images, labels = _distinct()
+    images, labels = distinct("train", "val")
+    images = images[:, None]
     train, others = np.arange(TRAIN), np.arange(TRAIN, len(images))
     save(state, ENCODER, _encoder(images[train], labels[train]))
     parts = {"train": _part(images[train], labels[train], state), "others": _part(images[others], labels[others], state)}
@@ -73,15 +75,6 @@ def _counted(state: Path) -> tuple[Counter[str], Counter[str]]:
                 failed = selftest.rejected_by(frozen, known, frozen.sample(_part(made, classes, state)), CLASSES, SETTINGS, SEED)
                 spoiled[fault] += bool(failed)
     return ideal, spoiled
-
-
-def _distinct() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    with np.load(Path(os.environ.get("MEDPIPE_DATA", "../shared/data")) / "pneumoniamnist.npz") as held:
-        images = np.concatenate([held["train_images"], held["val_images"]])
-        labels = np.concatenate([held["train_labels"], held["val_labels"]])[:, 0].astype(np.int64)
-    images, places = np.unique(images, axis=0, return_index=True)
-    order = np.random.default_rng(0).permutation(len(images))
-    return images[order, None], labels[places][order]
 
 
 def _encoder(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:

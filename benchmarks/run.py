@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 def benchmarks(only: Sequence[str], long: bool) -> list[tuple[str, ModuleType]]:
     """Return the modules with `rows`, those named or all that are wanted."""
-    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__init__", "run", "table"))
+    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__init__", "images", "run", "table"))
     unknown = set(only) - set(names)
     if unknown:
         sys.exit(f"there is no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(names)}")

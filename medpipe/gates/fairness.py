@@ -68,7 +68,8 @@ def find(
 
 
 def _equal(name: str, value: str, real: pd.Series[Any], made: pd.Series[Any]) -> Group:
-    return Group(f"{name} {value}", (real == value).fillna(False).to_numpy(bool), (made == value).fillna(False).to_numpy(bool), name)
+    said = value if name != "class" and value.casefold().startswith(name.casefold()) else f"{name} {value}"  # sites are called "site-…"
+    return Group(said, (real == value).fillna(False).to_numpy(bool), (made == value).fillna(False).to_numpy(bool), name)
 
 
 def _bands(name: str, real: pd.Series[Any], made: pd.Series[Any], train: Mask) -> list[Group]:

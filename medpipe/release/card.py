@@ -79,7 +79,7 @@ class About:
     modality: str | None
     source_licence: str
     model: Mapping[str, Any]
-    """How the images were drawn: sampler, steps, guidance, composition."""
+    """How the images were drawn: sampler, start, steps, guidance, composition."""
     verdicts: Sequence[Mapping[str, Any]]
     not_assessed: Sequence[Mapping[str, str]]
     key_fingerprint: str
@@ -140,7 +140,7 @@ def about(
         spacing_mm=facts.get("spacing_mm"),
         modality=facts.get("modality") or dataset.get("modality"),
         source_licence=line(str(dataset.get("licence") or facts.get("licence") or "not stated")),
-        model={name: facts[name] for name in ("sampler", "steps", "guidance", "composition") if name in facts},
+        model={name: facts[name] for name in ("sampler", "start", "steps", "guidance", "composition") if name in facts},
         verdicts=list(report["verdicts"]),
         not_assessed=list(report.get("not_assessed", [])),
         key_fingerprint=key_fingerprint,

@@ -34,6 +34,12 @@ from medpipe.release.croissant import croissant
 from medpipe.release.refill import Selection, asked, select
 
 SCHEMA = 1
+GROUP = (
+    "group", "synthetic", "share", "share_interval", "expected_share", "share_gap", "copies", "copies_interval",
+    "frechet_over_bound", "frechet_over_bound_interval", "frechet_over_bound_real",
+    "auc_real", "auc_real_interval", "auc_synthetic", "auc_synthetic_interval", "utility_gap", "utility_gap_interval",
+)  # fmt: skip
+"""What is said of a group of patients: shares and likeness, no count of real ones."""
 Rows = NDArray[np.int64]
 
 
@@ -252,6 +258,9 @@ def _evidence(judged: Judged, about: card.About) -> dict[str, Any]:
         "distributions": distributions,
         "composition": composition,
         "copy_detector": detector,
+        "gates_self_test": [_only(row, "what", "rejected_by", "required") for row in text.get("gates_self_test", [])],
+        "fairness": [_only(row, *GROUP) for row in text.get("fairness", [])],
+        "tables": [_only(table, "title", "sentence", "columns", "rows") for table in text.get("tables", [])],
         "consent": _only(about.consent, *consent.FIELDS),
         "privacy": _privacy(text, about),
         "small_cell": judged.small_cell,

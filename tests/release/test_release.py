@@ -145,7 +145,12 @@ def test_croissant_refuses_a_changed_file(drawn, report, recipe, key, tmp_path) 
 
 
 def test_evidence_holds_every_verdict_and_what_was_not_assessed(drawn, report, recipe, key, tmp_path) -> None:
-    judged = report(tmp_path / "report", drawn, withheld=(2, 3), internal={"patients": 12})
+    tables = [{"title": "T", "sentence": "S.", "columns": ["a"], "rows": [["b"]], "note": "stays"}]
+    tried = [{"what": "blur 1 px", "rejected_by": ["kid"], "required": True}]
+    known = {"share": 0.5, "expected_share": 0.5, "frechet_over_bound": 0.7, "copies": 0.0, "auc_real": None, "auc_synthetic": None}
+    group = {"group": "sex F", "synthetic": 40} | known | {"real": 4708}
+    more = {"tables": tables, "gates_self_test": tried, "fairness": [group]}
+    judged = report(tmp_path / "report", drawn, withheld=(2, 3), internal={"patients": 12}, **more)
     made = release(drawn.path, judged.path, tmp_path / "out", recipe, key_file=key)
     evidence = records.json.loads((shared(made) / "evidence.json").read_text())
     text = records.json.loads((judged.path / "report.json").read_text())
@@ -153,6 +158,9 @@ def test_evidence_holds_every_verdict_and_what_was_not_assessed(drawn, report, r
     assert evidence["not_assessed"] == text["not_assessed"]
     assert (evidence["images_judged"], evidence["images_withheld"], evidence["images_released"]) == (24, 2, 22)
     assert "internal" not in evidence
+    assert evidence["tables"] == [{name: tables[0][name] for name in ("title", "sentence", "columns", "rows")}]
+    assert evidence["gates_self_test"] == tried
+    assert evidence["fairness"] == [{"group": "sex F", "synthetic": 40} | known]
     assert (evidence["consent"]["checked"], "was not checked" in evidence["consent"]["statement"]) == (False, True)
     assert "4708" not in (shared(made) / "evidence.json").read_text()
 

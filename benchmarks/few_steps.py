@@ -74,7 +74,7 @@ class Judge:
         self.classes = list(self.data.facts["classes"])
         self.labels = numbers(self.data.index["label"], self.classes)
         settings = self.recipe.gates
-        train, (_, holdout) = self.data.rows("train"), plan.known_digests(self.data)
+        train, (_, holdout, _) = self.data.rows("train"), plan.known_digests(self.data)
         images = self.data.images(train)
         self.weights = features.train(
             images, self.labels[train], len(self.classes), budget=settings.feature_images, seed=self.recipe.seed, progress=silent

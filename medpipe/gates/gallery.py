@@ -25,25 +25,38 @@ COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
 BLOCK = 1024
 ZOOMS = (0.78, 0.88, 1.12, 1.27)
+TURNS = {2: (-10.0, -5.0, 5.0, 10.0), 3: (-8.0, 8.0)}
+"""Small turns in the plane, in degrees, by number of axes."""
+FAR_TURNS = tuple(sign * angle for angle in (18.0, 27.0, 36.0, 45.0) for sign in (-1, 1))
+MOVE = 0.18
+"""How far a warp moves, of half the side."""
 
 
-def bank(dimensions: int) -> tuple[Tensor, Tensor]:
+def bank(dimensions: int, square: bool) -> tuple[Tensor, Tensor]:
     """Return the coarse warps as affine matrices (W, axes, axes + 1) and the mirroring of each (W, axes) in ±1.
 
-    Mirrored along any axis of the plane and either turned by up to 10° in the plane or zoomed, moved by up to 9 % of the side.
+    Mirrored along any axis of the plane, turned a little in the plane or zoomed, and moved by up to 9 % of the side; also turned
+    further, with a quarter turn where images are `square`, or moved further along one axis.
     """
-    angles = (-10.0, -5.0, 0.0, 5.0, 10.0) if dimensions == 2 else (-8.0, 0.0, 8.0)
-    turned = [(angle, 1.0) for angle in angles] + [(0.0, zoom) for zoom in ZOOMS]
+    moves = list(itertools.product((-MOVE, 0.0, MOVE), repeat=dimensions))
+    still = [(0.0,) * dimensions]
+    along = [tuple(far * (axis == moved) for axis in range(dimensions)) for moved in range(dimensions) for far in (-2 * MOVE, 2 * MOVE)]
+    quarter = [90 + angle for angle in (0, *TURNS[dimensions], *FAR_TURNS)] if square else []
+    tried: list[tuple[float, float, list[tuple[float, ...]]]] = [
+        (0, 1, moves + along),
+        *((angle, 1, moves) for angle in TURNS[dimensions]),
+        *((0, zoom, moves if dimensions == 2 else still) for zoom in ZOOMS),
+        *((angle, 1, still) for angle in (*FAR_TURNS, *quarter)),
+    ]
     warps, mirrors = [], []
     for mirror in itertools.product((1.0, -1.0), repeat=2):
-        for angle, zoom in turned:
-            tried = (0.0,) if zoom != 1 and dimensions == 3 else (-0.18, 0.0, 0.18)  # of half the side
-            for move in itertools.product(tried, repeat=dimensions):
-                matrix = zoom * torch.eye(dimensions, dimensions + 1)
-                cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-                matrix[:2, :2] = zoom * torch.tensor([[cosine, -sine], [sine, cosine]])
-                matrix[:, -1] = torch.tensor(move)
-                warps.append(matrix)
+        for angle, zoom, places in tried:
+            cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            matrix = zoom * torch.eye(dimensions, dimensions + 1)
+            matrix[:2, :2] = zoom * torch.tensor([[cosine, -sine], [sine, cosine]])
+            for place in places:
+                matrix[:, -1] = torch.tensor(place)
+                warps.append(matrix.clone())
                 mirrors.append(torch.tensor([*mirror, *(1.0,) * (dimensions - 2)]))
     return torch.stack(warps), torch.stack(mirrors)
 
@@ -85,7 +98,7 @@ def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tup
 
     Those whose group is the query's own (N,) are passed over.
     """
-    warps, mirrors = bank(queries.ndim - 2)
+    warps, mirrors = bank(queries.ndim - 2, queries.shape[-1] == queries.shape[-2])
     places = transformed(warps, gallery.places) * mirrors[:, None]  # (W, P, axes)
     n, w, p = len(queries), len(warps), len(gallery.places)
     smooth = blurred(queries, _coarse_blur(queries))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from builders_gates import Images, people
-from scipy import stats
+from scipy import ndimage, stats
 
 from medpipe.gates import alignment, copies, copy_gate, detail, registration
 from medpipe.gates.alignment import MEASURES, Measures
 from medpipe.gates.copy_rule import CopyRule
-from medpipe.gates.gallery import Gallery
+from medpipe.gates.gallery import Gallery, bank, shortlist
 from medpipe.gates.geometry import grey, sampled, unit
 from medpipe.settings import GatesSettings
 
@@ -179,6 +179,24 @@ def test_volumes_and_colour_images_are_searched_too() -> None:
             made = copies.planted(train[:5], people(5, 6, side=16, channels=channels, depth=depth)[0], family, np.random.default_rng(0))
             found, place = alignment.measures(gallery, made), MEASURES.index(measure)
             assert (found[:, place] > np.quantile(fresh[:, place], 0.8)).mean() >= 0.8, family
+
+
+@pytest.mark.parametrize("degrees", [20.0, -33.0, 45.0, 90.0, 110.0, 180.0])
+def test_copies_that_were_turned_far_are_found(degrees: float, train: Images, gallery: Gallery, real: Measures, rule: CopyRule) -> None:
+    draws = np.random.default_rng(3)
+    turned = ndimage.rotate(train[:12] / 255, degrees, axes=(-2, -1), reshape=False, order=1, mode="nearest")
+    made = np.rint(np.clip(turned + draws.normal(0, 0.02, turned.shape), 0, 1) * 255).astype(np.uint8)
+    index, *_ = shortlist(gallery, grey(made), torch.full((12,), -1), 8)
+    assert (index == torch.arange(12)[:, None]).any(1).sum() >= 11
+    limits = copy_gate._limits(copy_gate.scored(real, rule), 0.01)
+    assert copies.flagged(copy_gate.scored(alignment.measures(gallery, made), rule), limits).sum() >= 10
+
+
+def test_a_quarter_turn_is_tried_on_square_images_only() -> None:
+    square, oblong = (bank(2, square)[0] for square in (True, False))
+    assert (square[:, 0, 0].abs() < 0.1).any()
+    assert (oblong[:, 0, 0].abs() > 0.7).all()
+    assert bank(3, True)[0].shape[1:] == (3, 4)
 
 
 def test_a_bent_copy_is_straightened(train: Images, gallery: Gallery) -> None:

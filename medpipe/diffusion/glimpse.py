@@ -25,8 +25,11 @@ STEPS, COLUMNS, ROWS_MAX = 12, 6, 8
 
 
 @torch.no_grad()
-def draw(denoiser: Denoiser, model: dict[str, Any], folder: Path, seed: int, device: str) -> bytes:
-    """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG; `folder` is the Checkpoint's."""
+def draw(denoiser: Denoiser, model: dict[str, Any], folder: Path, seed: int, device: str, masks: torch.Tensor | None = None) -> bytes:
+    """Sample COLUMNS images of each of the first classes, from pure noise, as a PNG; `folder` is the Checkpoint's.
+
+    A model that takes masks makes them to the label maps `masks` (N, 1, …), where there are any.
+    """
     conditions, maps = Conditions.from_json(model["conditions"]), Maps.from_json(model["maps"], model["shape"][0])
     classes = list(model["classes"])[:ROWS_MAX] or [preview.ALL]
     pictures: dict[str, store.Images] = {}
@@ -38,8 +41,8 @@ def draw(denoiser: Denoiser, model: dict[str, Any], folder: Path, seed: int, dev
         asked = {item.name: [label if item.name == "label" else None] * COLUMNS for item in conditions.items}
         vectors = conditions.encode(pd.DataFrame(asked, index=range(COLUMNS)))
         start = torch.randn(COLUMNS, *model["shape"], generator=generator) * sigmas[0]
-        blank = maps.join(start.shape, {})
-        denoise = guided(denoiser, vectors.to(device), 1.0, maps=None if blank is None else blank.to(device))
+        given = maps.join(start.shape, {} if masks is None else {"mask": maps.mask(masks[torch.arange(COLUMNS) % len(masks)])})
+        denoise = guided(denoiser, vectors.to(device), 1.0, maps=None if given is None else given.to(device))
         drawn = samplers.dpmpp_2m(denoise, start.to(device), sigmas, _none)
         made = decoder.decode(drawn.float()).cpu().numpy()
         pictures[name] = to_stored(np.nan_to_num(made), dtype)

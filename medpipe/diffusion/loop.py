@@ -222,8 +222,9 @@ class Training:
         return self.world.total(out)
 
     def _preview(self) -> None:
+        masks = self.validation.masks if "mask" in self.maps.kinds and len(self.validation.vectors) else None
         with self.averages.inside(0), torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            picture = glimpse.draw(self.denoiser, self.model, self.folder, self.recipe.seed, self.device)
+            picture = glimpse.draw(self.denoiser, self.model, self.folder, self.recipe.seed, self.device, masks)
         if self.world.first:
             glimpse.write(self.folder, self.state.images, picture)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from medpipe.diffusion import glimpse
 from medpipe.diffusion.checkpoint import open_denoiser, open_model
 from medpipe.diffusion.conditioning import shown
 from medpipe.diffusion.maps import Maps, regions
 from medpipe.diffusion.train import train
 from medpipe.errors import InputError
+from medpipe.images.dataset import Dataset
 from medpipe.recipe import Recipe, build
 from medpipe.records import Record
 from medpipe.settings import MapKind, ModelSettings
@@ -145,6 +147,18 @@ def test_one_checkpoint_serves_unconditional_partial_and_full_conditioning(tmp_p
     assert region < 0.75 * error(half), "what is known is taken over"
     assert coarse < 0.8 * nothing
     assert everything < mask
+
+
+def test_previews_are_made_to_masks_of_the_validation_split(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
+    settings = recipe(model={"maps": ["mask"]}, train={"images": 1024, "preview_images": 1024, "ema_widths": [0.1]})
+    data = Dataset.open(dataset(masks=True, images=200).path)
+    made = train(data.record.path, tmp_path / "out", settings)
+    model, denoiser = open_model(made.path), open_denoiser(made.path)
+    masks = torch.from_numpy(data.masks(data.rows("validation")))
+    free, bound, few = (glimpse.draw(denoiser, model, made.path, settings.seed, "cpu", given) for given in (None, masks, masks[:1]))
+    (kept,) = (made.path / "previews").glob("*.png")
+    assert kept.read_bytes() == bound
+    assert len({free, bound, few}) == 3
 
 
 def test_other_channels_of_an_image_tell_the_one_that_is_missing(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:

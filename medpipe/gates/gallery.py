@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,29 +24,36 @@ from medpipe.threads import threads
 
 COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
-BLOCK = 1024
-ZOOMS = (0.78, 0.88, 1.12, 1.27)
-TURNS = {2: (-10.0, -5.0, 5.0, 10.0), 3: (-8.0, 8.0)}
-"""Small turns in the plane, in degrees, by number of axes."""
+BLOCK, RANKED = 1024, 128
+"""Training images that are prepared, and ranked, at once: ranking holds as many figures for each warp of each query."""
+ZOOMS = (0.7, 0.78, 0.88, 1.12, 1.27, 1.42)
+TURNS = (-8.0, 8.0)
+"""Small turns in the plane, in degrees."""
 FAR_TURNS = tuple(sign * angle for angle in (18.0, 27.0, 36.0, 45.0) for sign in (-1, 1))
-MOVE = 0.18
-"""How far a warp moves, of half the side."""
+MOVES = {2: (-0.2, -0.1, 0.0, 0.1, 0.2), 3: (-0.18, 0.0, 0.18)}
+"""How far a warp moves along each axis, of half the side, by number of axes: a copy that lies 0.05 from a warp is still found among
+slices of heads, one that lies 0.09 is often not."""
+ZOOMED_MOVES = {2: (-0.15, 0.0, 0.15), 3: (0.0,)}
+"""The same for a zoomed image."""
+FAR_MOVES = (-0.42, -0.34, -0.26, 0.26, 0.34, 0.42)
+"""Along one axis."""
 
 
+@cache
 def bank(dimensions: int, square: bool) -> tuple[Tensor, Tensor]:
     """Return the coarse warps as affine matrices (W, axes, axes + 1) and the mirroring of each (W, axes) in ±1.
 
-    Mirrored along any axis of the plane, turned a little in the plane or zoomed, and moved by up to 9 % of the side; also turned
+    Mirrored along any axis of the plane, turned a little in the plane or zoomed, and moved by up to 10 % of the side; also turned
     further, with a quarter turn where images are `square`, or moved further along one axis.
     """
-    moves = list(itertools.product((-MOVE, 0.0, MOVE), repeat=dimensions))
+    moves, zoomed = (list(itertools.product(of[dimensions], repeat=dimensions)) for of in (MOVES, ZOOMED_MOVES))
     still = [(0.0,) * dimensions]
-    along = [tuple(far * (axis == moved) for axis in range(dimensions)) for moved in range(dimensions) for far in (-2 * MOVE, 2 * MOVE)]
-    quarter = [90 + angle for angle in (0, *TURNS[dimensions], *FAR_TURNS)] if square else []
+    along = [tuple(far * (axis == moved) for axis in range(dimensions)) for moved in range(dimensions) for far in FAR_MOVES]
+    quarter = [90 + angle for angle in (0, *TURNS, *FAR_TURNS)] if square else []
     tried: list[tuple[float, float, list[tuple[float, ...]]]] = [
         (0, 1, moves + along),
-        *((angle, 1, moves) for angle in TURNS[dimensions]),
-        *((0, zoom, moves if dimensions == 2 else still) for zoom in ZOOMS),
+        *((angle, 1, moves) for angle in TURNS),
+        *((0, zoom, zoomed) for zoom in ZOOMS),
         *((angle, 1, still) for angle in (*FAR_TURNS, *quarter)),
     ]
     warps, mirrors = [], []
@@ -104,10 +112,10 @@ def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tup
     smooth = blurred(queries, _coarse_blur(queries))
     vectors = unit(sampled(smooth, places.reshape(1, w * p, -1).expand(n, -1, -1)).reshape(n * w, p)) @ gallery.basis
     best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
-    for start in range(0, len(gallery.coarse), BLOCK):
-        block = gallery.coarse[start : start + BLOCK]
+    for start in range(0, len(gallery.coarse), RANKED):
+        block = gallery.coarse[start : start + RANKED]
         alike, warp = (vectors @ block.T).abs().reshape(n, w, -1).max(1)  # a negative is as alike as its positive
-        alike = alike.masked_fill(gallery.groups[start : start + BLOCK] == own[:, None], -1.0)
+        alike = alike.masked_fill(gallery.groups[start : start + RANKED] == own[:, None], -1.0)
         best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
         best, keep = best.topk(min(count, best.shape[1]), dim=1)
         index, which = index.gather(1, keep), torch.cat([which, warp], 1).gather(1, keep)

@@ -54,11 +54,16 @@ def test_running_again_does_no_work_and_says_the_same(finished: Finished) -> Non
     assert {path for path in after if before.get(path) != after[path]} <= {path for path in after if path.name == ".lock"}
 
 
+def _states(plan: str) -> list[str]:
+    """Read the states of the stages from the table, of which a cell may take several lines."""
+    return [state for line in plan.splitlines() if line.startswith("│") and (state := line.split("│")[3].strip())]
+
+
 def test_the_plan_says_what_is_done_and_does_nothing(capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path) -> None:
     where: list[str | Path] = ["--recipe", finished.recipe, "--source", finished.source]
     done = ran(capsys, "run", *where, "--out", finished.workspace, "--dry-run", "--cohort.images", "64")
     assert (done.status, done.out) == (0, "")
-    states = [line.split("│")[3].strip() for line in done.err.splitlines() if line.startswith("│")]
+    states = _states(done.err)
     assert states == ["done", "done", "done", "to do", "waits", "waits"]
     assert "64 images" in done.err
     assert len(list((finished.workspace / "cohort").glob("*/record.json"))) == 1
@@ -67,7 +72,7 @@ def test_the_plan_says_what_is_done_and_does_nothing(capsys: pytest.CaptureFixtu
     assert fresh.status == 0, fresh.err
     assert "GiB" in fresh.err
     assert not (tmp_path / "new").exists()
-    states = [line.split("│")[3].strip() for line in fresh.err.splitlines() if line.startswith("│")]
+    states = _states(fresh.err)
     assert states == ["to do"] + ["waits"] * 5
 
 

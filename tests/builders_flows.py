@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {
         "utility_seeds": 1,
         "curve_shares": [],
         "copy_excess_max": 1,
+        "copy_false_positive": 1e-9,  # two sampling steps make noise, of which a detector with so little practice knows nothing
+        "copy_recall_min": 0,
         "membership_model_excess_max": 0.5,
         "membership_cohort_excess_max": 0.5,
         "copy_planted": 10,

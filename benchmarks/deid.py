@@ -21,6 +21,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest import mock
 
 import pydicom
@@ -159,7 +160,8 @@ def _floor(corpus: Corpus, out: Path) -> None:
 
 def _speed(corpus: Corpus, place: Path) -> Iterator[Row]:
     """Best processor seconds of interleaved rounds."""
-    count, best = len(corpus.files), {}
+    count = len(corpus.files)
+    best: dict[str, float] = {}
 
     def least(name: str, seconds: float) -> None:
         best[name] = min(best.get(name, seconds), seconds)
@@ -252,7 +254,7 @@ def _leaks(planted: Corpus, people: list[object], place: Path) -> Iterator[Row]:
             print(f"{name}: wrote none of the {len(given)} files with identifiers in them")
 
 
-def _peer(name: str, corpus: Corpus, out: Path) -> dict[str, object] | None:
+def _peer(name: str, corpus: Corpus, out: Path) -> dict[str, Any] | None:
     """Run a peer with the interpreter that has it; None, and a word about it, where there is none."""
     shutil.rmtree(out, ignore_errors=True)
     script = Path(__file__).with_name("deid_peers.py")

@@ -14,7 +14,7 @@ import os
 import resource
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from multiprocessing import get_context
@@ -47,7 +47,7 @@ class Timed(Executor):
     """Does each job at once and adds up its processor time by kind."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -86,7 +86,7 @@ def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:
     dataset = preprocess(collection.path, scratch / "dataset", recipe)
     timed = Timed()
     audit(scratch / "candidates.npz", dataset.path, scratch / "audit", recipe, executor=timed)
-    for kind, seconds in timed.seconds.most_common():
+    for kind, seconds in sorted(timed.seconds.items(), key=lambda item: -item[1]):
         print(f"  {size:,}: {kind} {seconds:.1f} s", flush=True)
     return {name: sum(timed.seconds[kind] for kind in kinds) for name, kinds in GROUPS.items()}, (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -98,7 +98,11 @@ def _write(size: int, scratch: Path) -> Path:
     images, labels = distinct("train", "val", "test")
     images, generator = _enlarged(images), np.random.default_rng(1)
     train, test = slice(0, size + HELD_OUT), slice(-TESTED, None)
-    parts = {"train_images": images[train], "train_labels": labels[train], "test_images": images[test], "test_labels": labels[test]}
+    parts: dict[str, Any] = {
+        f"{name}_{what}": values[rows]
+        for name, rows in (("train", train), ("test", test))
+        for what, values in (("images", images), ("labels", labels))
+    }
     np.savez(scratch / "real.npz", **parts)
     asked = generator.permutation(labels[:size])
     made = np.empty((size, SIDE, SIDE), np.uint8)

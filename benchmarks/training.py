@@ -60,7 +60,7 @@ def cost(shape: tuple[int, ...]) -> Cost:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss = denoiser.loss(clean, torch.ones(images), noise, torch.zeros(images, 4)).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     few = max(1 if len(shape) == 2 else 2, 2**15 // int(np.prod(shape)))  # a volume needs a workspace as large as an image or two

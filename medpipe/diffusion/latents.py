@@ -106,7 +106,7 @@ def _check(data: Dataset, recipe: Recipe) -> None:
     if any(length % recipe.side for length in sides) or min(sides) < 8:
         raise InputError(
             f"the Dataset's images are {sides} and this autoencoder and model need sides of at least 8 that are multiples of {recipe.side} "
-            "(patch × halvings of both): set images.size"
+            "(patch × halvings of both): set images.size or images.sides"
         )
     for split in ("train", "validation"):
         if len(data.rows(split)) < 2:

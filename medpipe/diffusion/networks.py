@@ -19,9 +19,9 @@ from medpipe.recipe import Recipe
 from medpipe.settings import ModelSettings
 
 BESIDE = 1.75
-"""Peak memory of a step over what the network keeps for its gradient: 1.5 to 1.8 for the default network at 28² to 256² and 32³."""
-COPIES = 6
-"""The weights, their gradients, two moments and two averages."""
+"""Peak memory of a step over what the network keeps for its gradient: 1.5 to 1.8 for the default network at 28² to 256², 32³ and 48³."""
+COPIES = 4
+"""The weights, their gradients and two moments; averages come to that."""
 
 
 def network(settings: ModelSettings, channels: int, conditions: int, dimensions: int, maps: int = 0) -> nn.Module:
@@ -91,7 +91,8 @@ def step_memory(recipe: Recipe, facts: Mapping[str, Any]) -> int:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             module(torch.empty(1, channels + maps, *sides), torch.empty(1), torch.empty(1, width))
-    return round(images * BESIDE * sum(part.nbytes() for part in kept - weights)) + COPIES * 4 * parameters(module)
+    of_weights = 4 * parameters(module) * (COPIES + len(recipe.train.ema_widths))
+    return round(images * BESIDE * sum(part.nbytes() for part in kept - weights)) + of_weights
 
 
 def _inputs(recipe: Recipe, facts: Mapping[str, Any]) -> tuple[list[int], int, int]:

@@ -100,7 +100,9 @@ def check(data: Dataset, recipe: Recipe) -> None:
     shape = data.facts["shape"]
     side = recipe.side
     if any(length % side for length in shape[1:]):
-        raise InputError(f"the Dataset's images are {shape[1:]} and this model needs sides that are multiples of {side}: set images.size")
+        raise InputError(
+            f"the Dataset's images are {shape[1:]} and this model needs sides that are multiples of {side}: set images.size or images.sides"
+        )
     images = len(data.rows("train"))
     if images < 2:
         raise InputError(f"the training split has {images} images, and at least 2 are needed")

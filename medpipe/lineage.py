@@ -24,20 +24,25 @@ def inputs(record: Record) -> dict[str, str]:
     return {role: str(content) for role, content in found.items() if role in NOUNS}
 
 
-def holder(path: Path, role: str, content: str) -> tuple[Path | None, list[Path]]:
-    """Find the record with `content` in the workspace or beside `path`; and the records there that cannot say what they hold."""
+def holders(path: Path, role: str, content: str) -> tuple[list[Path], list[Path]]:
+    """Find the records with `content` in the workspace or beside `path`; without any, those there that cannot say what they hold.
+
+    There may be several: Checkpoints of two Datasets that differ in patients whom training does not see are the same bytes.
+    """
+    found: dict[Path, Path] = {}
     spoilt = []
     for candidate in _candidates(path, role):
         try:
             text = json.loads((candidate / records.RECORD).read_text())
             if text["noun"] == role.capitalize() and text["content"] == content:
-                return candidate, []
+                found.setdefault(candidate.resolve(), candidate)
+                continue
             broken = text["seal"] != records.digest({name: value for name, value in text.items() if name != "seal"})
         except (OSError, ValueError, KeyError, TypeError):
             broken = True
         if broken and candidate.parent.name == role:
             spoilt.append(candidate)
-    return None, spoilt
+    return list(found.values()), [] if found else spoilt
 
 
 def _candidates(path: Path, role: str) -> Iterator[Path]:
@@ -58,24 +63,26 @@ def patients(record: Record) -> frozenset[str]:
 
 
 def patients_behind(*starts: Record) -> tuple[frozenset[str], list[str]]:
-    """Return the patients of every Dataset that these records were made from, and what of the way there is not to be found."""
-    found: set[str] = set()
+    """Return the patients of every Dataset that these records were made from, and what of the way there is not to be found.
+
+    Where several records hold the same content, those behind all of them: what came out the same without a patient does not
+    descend from that patient.
+    """
     missing: list[str] = []
-    waiting, seen = list(starts), set()
-    while waiting:
-        here = waiting.pop()
-        for role, content in inputs(here).items():
-            if (role, content) in seen or role == "collection":
-                continue
-            seen.add((role, content))
-            place, _ = holder(here.path, role, content)
-            if place is None:
-                missing.append(f"the {role.capitalize()} {content[:12]}")
-                continue
-            record = records.load(place)
-            found |= patients(record) if role == "dataset" else set()
-            waiting += [] if role == "dataset" else [record]
-    return frozenset(found), missing
+
+    def behind(record: Record) -> frozenset[str]:
+        wanted = [(role, content) for role, content in inputs(record).items() if role != "collection"]
+        return frozenset().union(*(of(record.path, role, content) for role, content in wanted))
+
+    def of(path: Path, role: str, content: str) -> frozenset[str]:
+        places, _ = holders(path, role, content)
+        if not places:
+            missing.append(f"the {role.capitalize()} {content[:12]}")
+            return frozenset()
+        found = [records.load(place) for place in places]
+        return patients(found[0]) if role == "dataset" else frozenset.intersection(*map(behind, found))
+
+    return frozenset().union(*map(behind, starts)), missing
 
 
 @dataclass(frozen=True)
@@ -130,22 +137,34 @@ def descent(found: Sequence[Node], wanted: Collection[str]) -> list[Node]:
     """Return which of a workspace's records (`nodes`) descend from any of the patients, in the order of the chain.
 
     A Collection or Dataset descends from who is in its index, in whatever split, and all after it from what it was made
-    from. What cannot be looked into is returned too, with the doubt.
+    from, unless another record, made without these patients, holds the same content. What cannot be looked into is returned too, with
+    the doubt.
     """
     here = {node.content for node in found if node.content}
-    reached: set[str] = set()
-    out = []
-    for node in found:
-        doubt = _doubt(node, here)
-        try:
-            indexed = node.record if node.noun in ("collection", "dataset") else None
-            touched = not (patients(indexed).isdisjoint(wanted) if indexed else reached.isdisjoint(node.inputs.values()))
-        except RecordError:
-            doubt = "altered"
-        if doubt or touched:
-            reached |= {node.content} if node.content else set()
-            out.append(replace(node, doubt=doubt or node.doubt))
-    return out
+    looked = [_looked_into(node, wanted, here) for node in found]
+    flags = [bool(doubt or named) for doubt, named in looked]
+    while True:
+        reached = {(node.noun, node.content) for node, flag in zip(found, flags, strict=True) if flag}
+        reached -= {(node.noun, node.content) for node, flag in zip(found, flags, strict=True) if not flag}
+        after = [
+            flag or (named is None and not reached.isdisjoint(node.inputs.items()))
+            for node, flag, (_, named) in zip(found, flags, looked, strict=True)
+        ]
+        if after == flags:
+            break
+        flags = after
+    return [replace(node, doubt=doubt or node.doubt) for node, flag, (doubt, _) in zip(found, flags, looked, strict=True) if flag]
+
+
+def _looked_into(node: Node, wanted: Collection[str], here: Collection[str]) -> tuple[str, bool | None]:
+    """Say why a record cannot be looked into, empty where it can, and whether its own index names any of the patients, if it has one."""
+    doubt = _doubt(node, here)
+    if node.record is None or node.noun not in ("collection", "dataset"):
+        return doubt, None
+    try:
+        return doubt, not patients(node.record).isdisjoint(wanted)
+    except RecordError:
+        return "altered", True
 
 
 def _doubt(node: Node, here: Collection[str]) -> str:

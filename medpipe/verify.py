@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from medpipe import records
 from medpipe.errors import InputError, RecordError
-from medpipe.lineage import NOUNS, holder, inputs
+from medpipe.lineage import NOUNS, holders, inputs
 from medpipe.records import Record
 from medpipe.release import folder as folders
 from medpipe.release import sign
@@ -66,6 +66,8 @@ class _Chain:
     def __init__(self, start: Path) -> None:
         self.links: dict[Path, Link] = {}
         self.records: dict[Path, Record] = {}
+        self.named: set[str] = set()
+        """What these were made from: of records with the same content, the one that was made from some of it is of this chain."""
         waiting = [start]
         while waiting:
             here = waiting.pop(0)
@@ -81,10 +83,12 @@ class _Chain:
         missing_links: dict[Path, Link] = {}
         if record is not None:
             self.records[path] = record
+            self.named |= set(inputs(record).values())
             for role, content in inputs(record).items():
-                place, spoilt = holder(path, role, content)
-                if place is not None:
-                    above.append(place)
+                places, spoilt = holders(path, role, content)
+                if places:
+                    above.append(next((place for place in places if not self.named.isdisjoint(_inputs_of(place))), places[0]))
+                    self.named |= _inputs_of(above[-1])
                     continue
                 missing = f"{role.capitalize()} {content[:12]}"
                 if spoilt:
@@ -110,6 +114,13 @@ class _Chain:
         if problems:
             link = self.links[top.path]
             self.links[top.path] = Link(link.what, link.path, "altered", (*link.problems, *problems), link.notes)
+
+
+def _inputs_of(path: Path) -> set[str]:
+    try:
+        return set(inputs(records.load(path)).values())
+    except RecordError:
+        return set()
 
 
 def _reread(path: Path) -> tuple[Record | None, list[str]]:

@@ -58,6 +58,10 @@ def _part(job: Job, data: Dataset, what: str, classes: list[str]) -> Part:
     return Part(embedded(job.state, what, rows), numbers(data.index["label"], classes)[rows], data.index.iloc[rows])
 
 
+def _halves(held: Part, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return selftest.halves(held.strata, seeds.generator(seed, "gates", "selftest"), held.patients)
+
+
 def baseline(job: Job) -> Arrays:
     """The yardstick, from the Dataset alone: for a cohort of `job.stop` images, or for half of the holdout by the other half."""
     seed, settings = job.settings
@@ -67,7 +71,7 @@ def baseline(job: Job) -> Arrays:
     if not held.raw:
         held = Part({name: values[:0] for name, values in train.raw.items()}, held.strata, held.index)
     if job.what == "halves":
-        held = held.take(selftest.halves(held.strata, seeds.generator(seed, "gates", "selftest"))[1])
+        held = held.take(_halves(held, seed)[1])
     covariates = [] if job.what == "halves" else list(data.facts["covariates"])
     resamples = selftest.RESAMPLES if job.what == "halves" else settings.resamples
     return freeze(train, held, job.stop, classes, covariates, settings, resamples, seed).arrays
@@ -94,7 +98,7 @@ def spoiled(job: Job) -> Arrays:
     labels = numbers(data.index["label"], classes)
     frozen = Frozen(found(job.state, "baseline-halves-0"))
     held = plan["embed_holdout"]
-    half = held[selftest.halves(labels[held], seeds.generator(seed, "gates", "selftest"))[0]]
+    half = held[_halves(_part(job, data, "holdout", classes), seed)[0]]
     draws = seeds.generator(seed, "gates", "selftest", job.what)
     source = draws.permutation(plan["embed_train"])[: len(half)] if job.what == selftest.COPIES else half
     images, made = selftest.spoil(data.images(np.sort(source)), labels[np.sort(source)], job.what, draws)

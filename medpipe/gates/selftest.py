@@ -1,7 +1,7 @@
 """The gates' own test: cohorts that are known to be bad have to be rejected, in every run, or its verdicts prove nothing.
 
-The holdout is cut in two. One half is spoiled in a known way and judged as a cohort, with the other half as the holdout;
-unspoiled it is the ideal cohort, images of other real patients.
+The holdout is cut in two, between patients. One half is spoiled in a known way and judged as a cohort, with the other half as the
+holdout; unspoiled it is the ideal cohort, images of other real patients.
 """
 
 from __future__ import annotations
@@ -58,14 +58,26 @@ HALF_MIN = HOLDOUT_MIN
 """Fewest images in each half of the holdout."""
 
 
-def halves(strata: Labels, draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut held-out images of the classes `strata` (N,) into places (to spoil, to judge by), half of each class in either.
+def halves(
+    strata: Labels, draws: np.random.Generator, patients: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut held-out images of the classes `strata` (N,) into places (to spoil, to judge by): no one of the `patients` (N,) is in both.
 
-    In halves of unequal mix one class may be too few to draw from, and what then cannot be certified would count as rejected.
+    Half of each class goes to either, as nearly as whole patients allow: in halves of unequal mix one class may be too few to draw
+    from, and what then cannot be certified would count as rejected. Patients with most images are dealt first, each to the half
+    that has less of its classes.
     """
-    order = draws.permutation(len(strata))
-    order = order[np.argsort(strata[order], kind="stable")]
-    return np.sort(order[1::2]), np.sort(order[::2])
+    _, person = np.unique(np.arange(len(strata)) if patients is None else patients, return_inverse=True)
+    _, number = np.unique(strata, return_inverse=True)
+    counts = np.zeros((person.max(initial=-1) + 1, number.max(initial=-1) + 1))
+    np.add.at(counts, (person, number), 1)
+    excess, judging = np.zeros(counts.shape[1]), np.zeros(len(counts), dtype=np.bool_)  # of the half to judge by
+    for who in np.lexsort((draws.random(len(counts)), counts.argmax(1), -counts.sum(1))):
+        lead, whole = excess @ counts[who], excess.sum()
+        judging[who] = lead < 0 or (lead == 0 and whole <= 0)
+        excess += counts[who] if judging[who] else -counts[who]
+    judging ^= excess.sum() < 0  # the larger half judges
+    return np.flatnonzero(~judging[person]), np.flatnonzero(judging[person])
 
 
 def applicable(classes: int, holdout: int) -> list[str]:

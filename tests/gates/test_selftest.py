@@ -60,6 +60,27 @@ def test_halves_have_the_same_classes_and_share_no_image(counts: tuple[int, ...]
         assert abs(np.bincount(strata[spoiled], minlength=3) - np.bincount(strata[judge], minlength=3)).max() <= 1
 
 
+def test_no_patient_is_in_both_halves_and_classes_are_shared_as_nearly_as_whole_patients_allow() -> None:
+    draws = np.random.default_rng(1)
+    sizes = draws.integers(1, 14, 40)
+    patients, strata = np.repeat(np.arange(40), sizes), np.repeat(draws.integers(0, 3, 40), sizes)
+    for seed in range(20):
+        spoiled, judge = selftest.halves(strata, np.random.default_rng(seed), patients)
+        assert sorted([*spoiled, *judge]) == list(range(len(strata)))
+        assert not set(patients[spoiled]) & set(patients[judge])
+        assert len(spoiled) <= len(judge)
+        assert abs(np.bincount(strata[spoiled], minlength=3) - np.bincount(strata[judge], minlength=3)).max() <= 2
+
+
+def test_halves_of_patients_with_images_of_several_classes_have_the_same_classes() -> None:
+    patients = np.repeat(np.arange(30), 4)
+    strata = np.random.default_rng(2).integers(0, 2, 120)
+    spoiled, judge = selftest.halves(strata, np.random.default_rng(0), patients)
+    assert not set(patients[spoiled]) & set(patients[judge])
+    assert abs(np.bincount(strata[spoiled]) - np.bincount(strata[judge])).max() <= 4
+    assert [len(half) for half in selftest.halves(strata[:0], np.random.default_rng(0))] == [0, 0]
+
+
 def test_an_ideal_half_of_a_small_holdout_is_judged_and_not_called_bad_for_want_of_images(space: Space) -> None:
     images, labels = people(101, 5)
     for seed in range(5):

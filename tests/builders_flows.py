@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
         "spectrum_excess_max": 1e6,
         "repeats_excess_max": 1,
         "outlier_false_positive": 0,
-        "too_good_excess_max": 1000,
+        "too_good_excess_max": 1e6,
         "condition_drop_max": 1,
         "covariate_drop_max": 1,
         "disclosure_risk_max": 1,

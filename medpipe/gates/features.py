@@ -32,6 +32,8 @@ WIDTH = 64
 COMPONENTS = 32
 """Leading directions that are kept of random convolutions and of pixels."""
 BATCH = 128
+SHRINKING = 0.45
+"""Blur before an image is read at fewer points, in units of their distance."""
 TOLD = 6
 """Amounts that the learned network tells: blur, noise, gamma, contrast, angle, zoom."""
 
@@ -206,11 +208,20 @@ class Texture(nn.Module):
 
 
 def shrunk(images: Tensor, side: int) -> Tensor:
-    """Average images down to at most `side` pixels on the longest axis."""
-    if max(images.shape[2:]) <= side:
+    """Bring images down to at most `side` pixels on the longest axis.
+
+    Averages of blocks where all sides divide evenly. Else blurred, then read between pixels: averages of blocks that overlap here
+    and not there would lay a pattern over an image, which a moved or zoomed copy of it does not share.
+    """
+    old = images.shape[2:]
+    if max(old) <= side:
         return images
-    scale = side / max(images.shape[2:])
-    return functional.interpolate(images, size=[max(1, round(axis * scale)) for axis in images.shape[2:]], mode="area")
+    factor = max(old) / side
+    new = [max(1, round(axis / factor)) for axis in old]
+    if all(axis % fewer == 0 for axis, fewer in zip(old, new, strict=True)):
+        return functional.interpolate(images, size=new, mode="area")
+    mode = "bilinear" if len(new) == 2 else "trilinear"
+    return functional.interpolate(blurred(images, SHRINKING * factor), size=new, mode=mode)
 
 
 @dataclass(frozen=True)

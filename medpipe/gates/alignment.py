@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpipe.gates import detail, registration
+from medpipe.gates.detail import Seen
 from medpipe.gates.gallery import Gallery, shortlist
-from medpipe.gates.geometry import grey, pixels, sampled, unit
+from medpipe.gates.geometry import grey, pixels, sampled, unit, within
 from medpipe.gates.registration import Pairs
 from medpipe.gates.votes import Ranking
 from medpipe.threads import threads
@@ -81,18 +82,17 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
     allowed = gallery.groups[candidates] != own[:, None]
     fit = row(_explained(pairs, known[1], gallery.smooth[1])) * allowed
     whole = detail.windows(shape)[0]
-    correlation = detail.correlations(*_read(pairs, split, gallery, shape), shape, whole)[..., 0]
-    sign = torch.where(correlation[:, 1] < 0, -1.0, 1.0)
-    nats = row(detail.information(correlation * sign[:, None], shape, whole)) * allowed[..., None]  # (N, K, bands)
+    correlation, counted = detail.correlations(_read(pairs, split, gallery, shape), shape, whole)
+    sign = torch.where(correlation[:, 1, 0] < 0, -1.0, 1.0)
+    nats = row(detail.information(correlation * sign[:, None, None], counted, shape, whole)[..., 0]) * allowed[..., None]  # (N, K, bands)
     even = row(_evened(pairs, queries, gallery, sign, [whole])[0][:, 0]) * allowed  # (N, K)
 
     affine = _distinct(candidates, nats.sum(2))
     top = affine.topk(min(BENT, candidates.shape[1]), dim=1).indices  # (N, B)
     rows = (torch.arange(n)[:, None] * candidates.shape[1] + top).flatten()
     bent = registration.bent(pairs.chosen(rows), known, gallery.smooth)
-    fits, (query, of_bent) = allowed.gather(1, top), _read(bent, split, gallery, shape)
-    seen = query * sign[rows][:, None, None], of_bent
-    held = row(detail.information(detail.correlations(*seen, shape, whole)[..., 0], shape, whole)) * fits[..., None]
+    fits, seen = allowed.gather(1, top), _read(bent, split, gallery, shape).signed(sign[rows])
+    held = row(detail.nats(seen, shape, whole)[..., 0]) * fits[..., None]
     winner = held.sum(2).argmax(1)
     best = candidates.gather(1, top).gather(1, winner[:, None])  # (N, 1)
     of_all, of_windows = _evened(bent, queries, gallery, sign[rows], detail.windows(shape)[:2])
@@ -102,8 +102,8 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
     by_patch = _read(_by_patch(gallery, queries, known, ranking), split, gallery, shape)
     permitted = gallery.groups[ranking.single] != own[:, None]
     sizes = detail.windows(shape)[1:2], detail.windows(shape)[2:]
-    spans = [row(_windowed(*by_patch, shape, those)) * permitted for those in sizes]  # (N, R) each
-    regions = [torch.cat([row(_windowed(*seen, shape, those)) * fits, span], 1) for those, span in zip(sizes, spans, strict=True)]
+    spans = [row(_windowed(by_patch, shape, those)) * permitted for those in sizes]  # (N, R) each
+    regions = [torch.cat([row(_windowed(seen, shape, those)) * fits, span], 1) for those, span in zip(sizes, spans, strict=True)]
     return torch.stack(
         [
             *_fits(fit, candidates != best),
@@ -148,11 +148,12 @@ def _by_patch(gallery: Gallery, queries: Tensor, known: tuple[Tensor, ...], rank
     return registration.laid(pairs, known[1:], gallery.smooth[1:], patches.window, patches.centres[ranking.patch.flatten()])
 
 
-def _read(pairs: Pairs, split: Tensor, gallery: Gallery, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Read the bands of each pair's query and candidate on the lattice, (Z, bands, P) each."""
+def _read(pairs: Pairs, split: Tensor, gallery: Gallery, shape: torch.Size) -> Seen:
+    """Read the bands of each pair's query and candidate on the lattice."""
     at = detail.lattice(shape)
     known = sampled(detail.bands(gallery.images[pairs.candidate]), at.expand(len(pairs.query), -1, -1))
-    return sampled(split[pairs.query], pairs.places(at)), known
+    places = pairs.places(at)
+    return Seen(sampled(split[pairs.query], places), known, within(places, shape))
 
 
 def _evened(pairs: Pairs, queries: Tensor, gallery: Gallery, sign: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
@@ -161,27 +162,29 @@ def _evened(pairs: Pairs, queries: Tensor, gallery: Gallery, sign: Tensor, sizes
     drawn = sampled(queries[pairs.query], pairs.places(pixels(shape))).reshape(len(pairs.query), 1, *shape)
     seen = sampled(detail.evened(drawn), at.expand(len(drawn), -1, -1)) * sign[:, None, None]
     known = sampled(gallery.even[pairs.candidate].float(), at.expand(len(drawn), -1, -1))
-    return [detail.information(detail.correlations(seen, known, shape, size), shape, size).sum(1) for size in sizes]
+    both = Seen(seen, known, within(pairs.places(at), shape))
+    return [detail.nats(both, shape, size).sum(1) for size in sizes]
 
 
-def _windowed(query: Tensor, known: Tensor, shape: torch.Size, sizes: list[tuple[int, ...]]) -> Tensor:
+def _windowed(seen: Seen, shape: torch.Size, sizes: list[tuple[int, ...]]) -> Tensor:
     """Nats in the best window of any of the `sizes`, (Z,)."""
-    found = [detail.information(detail.correlations(query, known, shape, size), shape, size).sum(1).max(1).values for size in sizes]
-    return torch.stack(found).max(0).values
+    return torch.stack([detail.nats(seen, shape, size).sum(1).max(1).values for size in sizes]).max(0).values
 
 
 def _explained(pairs: Pairs, queries: Tensor, known: Tensor) -> Tensor:
-    places = registration.window(queries.ndim - 2)
-    target = unit(sampled(known[pairs.candidate], places.expand(len(pairs.query), -1, -1))[:, 0])
-    return explained(unit(sampled(queries[pairs.query], pairs.places(places))[:, 0]), target)
+    window = registration.window(queries.ndim - 2)
+    places = pairs.places(window)
+    counts = within(places, queries.shape[2:])
+    target = unit(sampled(known[pairs.candidate], window.expand(len(pairs.query), -1, -1))[:, 0], counts)
+    return explained(unit(sampled(queries[pairs.query], places)[:, 0], counts), target, counts)
 
 
-def explained(value: Tensor, target: Tensor) -> Tensor:
-    """Multiple correlation of `target` with `value` and its square, both unit vectors (N, P): (N,).
+def explained(value: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Multiple correlation of `target` with `value` and its square, both unit vectors (N, P) of what `counts`: (N,).
 
     The square lets a regraded copy (gamma, contrast, even a negative) be the copy that it is.
     """
-    square = unit(value**2)
+    square = unit(value**2, counts)
     square = square - (square * value).sum(1, keepdim=True) * value
     square = square / square.norm(dim=1, keepdim=True).clamp_min(1e-4)
     return torch.hypot((value * target).sum(1), (square * target).sum(1)).clamp_max(1)

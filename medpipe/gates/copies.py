@@ -215,6 +215,32 @@ def practised(sources: Stored, others: Stored, draws: np.random.Generator) -> St
     return copied
 
 
+def strange(images: Stored, draws: np.random.Generator) -> Stored:
+    """Make of each of `images` (N, C, …) something that shows no patient: what a model makes that learned little.
+
+    Their waves in random phases, smooth fields or grain as bright as they are, or one grey.
+    """
+    top = float(np.iinfo(images.dtype).max)
+    made: Stored = np.rint(np.stack([_strange(image / top, draws) for image in images]).clip(0, 1) * top).astype(images.dtype)
+    return made
+
+
+def _strange(image: NDArray[np.float64], draws: np.random.Generator) -> NDArray[np.float64]:
+    space = tuple(range(1, image.ndim))
+    grain = draws.normal(size=image.shape)
+    match draws.choice(["phases", "smooth", "grain", "grey"], p=[0.4, 0.35, 0.15, 0.1]):
+        case "phases":
+            waves, random = np.fft.rfftn(image, axes=space), np.fft.rfftn(grain, axes=space)
+            found: NDArray[np.float64] = np.fft.irfftn(np.abs(waves) * np.exp(1j * np.angle(random)), s=image.shape[1:], axes=space)
+            return found
+        case "smooth":
+            width = math.exp(draws.uniform(math.log(0.01), math.log(0.15))) * image.shape[-1]
+            grain = ndimage.gaussian_filter(grain, (0,) + (width,) * len(space), mode="wrap")
+        case "grey":
+            return np.full(image.shape, draws.uniform())
+    return np.asarray(image.mean() + grain / grain.std() * image.std() * math.exp(draws.uniform(-1, 1)))
+
+
 def _altered(image: NDArray[np.float64], other: NDArray[np.float64], draws: np.random.Generator) -> NDArray[np.float64]:
     """Alter one image: first where it lies, then how bright it is, then what is lost; a blend or a part comes last but for noise."""
     wanted = draws.choice(len(WAYS), draws.choice(3, p=COUNTS) + 1, replace=False, p=SHARES).tolist()

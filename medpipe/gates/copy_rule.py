@@ -2,9 +2,10 @@
 
 Known copies of training images, of random kinds and strengths, are told from training images that are searched for among
 those of other patients. Half as many of these are altered in the same ways: noise or blur alone makes no copy, or a cohort of
-smooth images would be called one. So the real held-out images remain for the limit, and the kinds that the self-test counts are
-not what was learned. The score is the sum of the log-odds of two: a logistic regression on the measures and the products of pairs of
-them, which weighs faint evidence, and boosted trees, which see thresholds.
+smooth images would be called one; and some images show no patient at all, for what is unlike any image is no copy either. So the
+real held-out images remain for the limit, and the kinds that the self-test counts are not what was learned. The score is the sum of
+the log-odds of two: a logistic regression on the measures and the products of pairs of them, which weighs faint evidence, and boosted
+trees, which see thresholds.
 """
 
 from __future__ import annotations

@@ -45,15 +45,18 @@ def planted(job: Job) -> Arrays:
 
 
 def practised(job: Job) -> Arrays:
-    """Altered copies; or training images, as they are or altered too, that are searched for among those of the other patients."""
+    """Altered copies; or what is none: training images, as they are or altered too, searched for among those of the other patients,
+    and images that show no patient."""
     seed, _ = job.settings
     plan = found(job.state, PLAN)
     train = len(plan["train"])
     order = seeds.generator(seed, "gates", "practice", job.what).permutation(train)
     sources = order[np.arange(job.start, job.stop) % train]
     draws = seeds.generator(seed, "gates", "practice", job.what, str(job.start))
-    if job.what in ("real", "altered"):
+    if job.what in ("real", "altered", "strange"):
         images = Dataset.open(job.dataset).images(plan["train"][sources])
+        if job.what == "strange":
+            return {"copy_measures": searched(job, copies.strange(images, draws))}
         shown = copies.practised(images, images, draws) if job.what == "altered" else images
         return {"copy_measures": searched(job, shown, plan["patients"][sources])}
     images, others, lent = _pairs(job, sources, draws)

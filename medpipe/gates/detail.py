@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,28 +64,49 @@ def windows(shape: Sequence[int]) -> list[tuple[int, ...]]:
     return [(count,) * axes, (half,) * axes, *(tuple(half if axis == cut else count for axis in range(axes)) for cut in range(axes))]
 
 
-def correlations(query: Tensor, known: Tensor, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:
-    """Correlate bands (Z, bands, P) read on the lattice in every window of `size`: (Z, bands, windows)."""
+@dataclass(frozen=True)
+class Seen:
+    """What a query and a candidate show at the same points of the lattice."""
+
+    query: Tensor  # (Z, bands, P)
+    known: Tensor  # (Z, bands, P)
+    counts: Tensor  # (Z, P), 0 where the query does not show the point
+
+    def signed(self, sign: Tensor) -> Seen:
+        """Return the same with the queries (Z,) that are negatives made positive."""
+        return Seen(self.query * sign[:, None, None], self.known, self.counts)
+
+
+def correlations(seen: Seen, shape: Sequence[int], size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Correlate bands in every window of `size`, (Z, bands, windows), and return the share of it that counts, (Z, 1, windows)."""
     count, axes = density(shape), len(shape)
     pool = functional.avg_pool2d if axes == 2 else functional.avg_pool3d
-    query, known = (part.reshape(len(part), -1, *(count,) * axes) for part in (query, known))
+    query, known, counts = (part.reshape(len(part), -1, *(count,) * axes) for part in (seen.query, seen.known, seen.counts))
 
-    def mean(values: Tensor) -> Tensor:
-        pooled: Tensor = pool(values, size, max(1, count // 8))
-        return pooled
+    def pooled(values: Tensor) -> Tensor:
+        found: Tensor = pool(values, size, max(1, count // 8))
+        return found
 
-    one, two = mean(query), mean(known)
-    shared = mean(query * known) - one * two
-    spread = (mean(query**2) - one**2).clamp_min(1e-10) * (mean(known**2) - two**2).clamp_min(1e-10)
-    return (shared / spread.sqrt()).flatten(2)
+    share = pooled(counts)
+    safe = share.clamp_min(1e-6)
+    query, known = query * counts, known * counts
+    one, two = pooled(query) / safe, pooled(known) / safe
+    shared = pooled(query * known) / safe - one * two
+    spread = (pooled(query**2) / safe - one**2).clamp_min(1e-10) * (pooled(known**2) / safe - two**2).clamp_min(1e-10)
+    return (shared / spread.sqrt()).flatten(2), share.flatten(2)
 
 
-def information(correlation: Tensor, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:
-    """Return -n/2 log(1 - ρ²) in nats for correlations (Z, bands, …) of all bands or the finest; negative ones say nothing.
+def information(correlation: Tensor, counted: Tensor, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """Return -n/2 log(1 - ρ²) in nats for correlations (Z, bands, windows) of all bands or the finest; negative ones say nothing.
 
-    n is the number of areas 2.5 blurs wide in the window.
+    n is the number of areas 2.5 blurs wide in the part of the window that was `counted` (Z, 1, windows).
     """
     axes, share = len(shape), math.prod(size) / density(shape) ** len(shape)
     freedom = torch.tensor([share * (REACH * scale / 2.5) ** axes for scale in SCALES[-correlation.shape[1] :]])
     nats: Tensor = -0.5 * torch.log(1 - correlation.clamp(0, 0.999) ** 2)
-    return nats * freedom.reshape(1, -1, *(1,) * (correlation.ndim - 2))
+    return nats * counted * freedom[:, None]
+
+
+def nats(seen: Seen, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """Return the information that is shared in every window of `size`: (Z, bands, windows)."""
+    return information(*correlations(seen, shape, size), shape, size)

@@ -27,11 +27,31 @@ def grey(images: NDArray[np.unsignedinteger[Any]]) -> Tensor:
     return torch.cat(parts)
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Take the mean off the last axis and scale it to length 1; a flat vector becomes zeros."""
-    centred = vectors - vectors.mean(-1, keepdim=True)
+OVERLAP = 0.4
+"""Where fewer of the points lie within the query, all count, with its edge repeated: little overlap fits by chance."""
+
+
+def within(places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Say which places (Z, P, axes) lie between pixels of an image of `shape`: 1 or 0, (Z, P)."""
+    reach = 1 - 1 / torch.tensor(tuple(shape)[::-1], dtype=places.dtype) + 1e-4
+    inside = (places.abs() <= reach).all(2).to(places.dtype)
+    return torch.where(inside.mean(1, keepdim=True) < OVERLAP, 1.0, inside)
+
+
+def unit(vectors: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Take the mean off the last axis and scale it to length 1; a flat vector becomes zeros.
+
+    With `counts` in 0 and 1, of the shape of `vectors`, what does not count becomes 0.
+    """
+    centred = vectors - vectors.mean(-1, keepdim=True) if counts is None else centred_within(vectors, counts)
     scaled: Tensor = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     return scaled
+
+
+def centred_within(vectors: Tensor, counts: Tensor) -> Tensor:
+    """Take off the last axis the mean of what counts, and set the rest to 0."""
+    mean = (vectors * counts).sum(-1, keepdim=True) / counts.sum(-1, keepdim=True).clamp_min(1)
+    return (vectors - mean) * counts
 
 
 def points(dimensions: int, count: int, reach: float) -> Tensor:

@@ -70,8 +70,9 @@ class Measured:
         for family in copies.FAMILIES:
             result = plan.gathered(self.work, "planted", family)
             planted[family] = (result["copy_measures"], self._same(result["digests"]))
-        copied, *strange = (plan.gathered(self.work, "practice", what)["copy_measures"] for what in ("copies", "real", "altered"))
-        rule = CopyRule.fit(copied, np.concatenate(strange))
+        practised = (plan.gathered(self.work, "practice", what)["copy_measures"] for what in ("copies", "real", "altered", "strange"))
+        copied, *others = practised
+        rule = CopyRule.fit(copied, np.concatenate(others))
         scored = self.scored["copy_measures"]
         held = self.held.get("copy_measures", np.empty((0, scored.shape[1])))
         return copy_gate.assess(scored, self._same(self.scored["digests"]), held, planted, rule, self.recipe.gates)

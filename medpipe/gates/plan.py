@@ -120,6 +120,7 @@ def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
         *over("practice", "copies", recipe.gates.copy_practice),
         *over("practice", "real", min(recipe.gates.copy_practice, len(rows["train"]))),
         *over("practice", "altered", min(recipe.gates.copy_practice // 2, len(rows["train"]))),
+        *over("practice", "strange", recipe.gates.copy_practice // 8),
         *(job("planted", family) for family in copies.FAMILIES),
         *over("describe", "train", len(rows["train"])),
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medpipe.gates.features import blurred
-from medpipe.gates.geometry import points, sampled, transformed, unit, with_slopes
+from medpipe.gates.geometry import centred_within, points, sampled, transformed, unit, with_slopes, within
 
 STEPS = 5
 """Steps of the affine warp at each of two blurs, the wide one first."""
@@ -64,18 +64,18 @@ def laid(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...], l
     `queries` and `known` are the blurred images of each level; `local` (P, axes) are the points compared, about the `centre`
     (Z, axes) of each pair's window where there is one. With t and v the unit vectors of the candidate and of the warped
     query, a step solves (GᵀG + λI) Δ = Gᵀ(t - v), G being the derivative of v by the warp, with its parts along 1
-    and along v taken out (v is normalised).
+    and along v taken out (v is normalised). Points that the query does not show do not count.
     """
     about = torch.zeros(len(pairs.query), local.shape[1]) if centre is None else centre
     places = local + about[:, None]
     homogeneous = torch.cat([local, torch.ones(len(local), 1)], 1)  # (P, axes + 1)
     for blurs, images in zip(queries, known, strict=True):
         moving = with_slopes(blurs)[pairs.query]
-        target = unit(sampled(images[pairs.candidate], places)[:, 0])
+        target = sampled(images[pairs.candidate], places)[:, 0]
         for _ in range(STEPS):
-            value, slopes = _read(moving, pairs, places)
+            value, slopes, counts = _read(moving, pairs, places)
             jacobian = (slopes[:, :, None, :] * homogeneous.T).flatten(1, 2)  # (Z, axes · (axes + 1), P)
-            change = _step(jacobian, value, target, None, None).reshape(pairs.warp.shape).clone()
+            change = _step(jacobian, value, unit(target, counts), counts, None, None).reshape(pairs.warp.shape).clone()
             change[..., -1] -= (change[..., :-1] @ about[:, :, None])[..., 0]  # the warp turns about the window's centre
             pairs = replace(pairs, warp=pairs.warp + change)
     return pairs
@@ -92,11 +92,12 @@ def bent(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...]) -
     pairs = replace(pairs, knots=torch.zeros(z, axes, count**axes))
     for blurs, images in zip(queries, known, strict=True):
         moving = with_slopes(blurs)[pairs.query]
-        target = unit(sampled(images[pairs.candidate], places.expand(z, -1, -1))[:, 0])
+        target = sampled(images[pairs.candidate], places.expand(z, -1, -1))[:, 0]
         for _ in range(BENDS):
-            value, slopes = _read(moving, pairs, places)
+            value, slopes, counts = _read(moving, pairs, places)
             assert pairs.knots is not None
-            change = _step((slopes[:, :, None, :] * weights.T).flatten(1, 2), value, target, stiffness, pairs.knots.flatten(1))
+            jacobian = (slopes[:, :, None, :] * weights.T).flatten(1, 2)
+            change = _step(jacobian, value, unit(target, counts), counts, stiffness, pairs.knots.flatten(1))
             pairs = replace(pairs, knots=(pairs.knots + change.reshape(pairs.knots.shape)).clamp(-0.25, 0.25))
     return pairs
 
@@ -117,21 +118,22 @@ def _laplacian(count: int, axes: int) -> Tensor:
     return torch.diag(beside.sum(1)) - beside
 
 
-def _read(moving: Tensor, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Read the queries as unit vectors (Z, P), and their derivatives by the place (Z, axes, P)."""
-    read = sampled(moving, pairs.places(places))
-    centred = read[:, 0] - read[:, 0].mean(1, keepdim=True)
+def _read(moving: Tensor, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Read the queries as unit vectors (Z, P), their derivatives by the place (Z, axes, P), and which points count (Z, P)."""
+    at = pairs.places(places)
+    read, counts = sampled(moving, at), within(at, moving.shape[2:])
+    centred = centred_within(read[:, 0], counts)
     length = centred.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    return centred / length, read[:, 1:] * pairs.mirror[:, :, None] / length[:, None]
+    return centred / length, read[:, 1:] * pairs.mirror[:, :, None] / length[:, None], counts
 
 
-def _step(jacobian: Tensor, value: Tensor, target: Tensor, stiffness: Tensor | None, at: Tensor | None) -> Tensor:
-    """One damped Gauss-Newton step (Z, parameters), from the derivative (Z, parameters, P) of `value` (Z, P).
+def _step(jacobian: Tensor, value: Tensor, target: Tensor, counts: Tensor, stiffness: Tensor | None, at: Tensor | None) -> Tensor:
+    """One damped Gauss-Newton step (Z, parameters), from the derivative (Z, parameters, P) of `value` (Z, P) where it `counts`.
 
     A negative is laid onto as its positive would be. `stiffness` pulls the parameters `at` towards 0.
     """
     towards = target * torch.where((value * target).sum(1, keepdim=True) < 0, -1.0, 1.0)
-    jacobian = jacobian - jacobian.mean(2, keepdim=True)
+    jacobian = centred_within(jacobian, counts[:, None])
     jacobian = jacobian - (jacobian @ value[:, :, None]) * value[:, None]
     normal = jacobian @ jacobian.mT
     mean = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]

@@ -69,7 +69,7 @@ def halves(
     """
     _, person = np.unique(np.arange(len(strata)) if patients is None else patients, return_inverse=True)
     _, number = np.unique(strata, return_inverse=True)
-    counts = np.zeros((person.max(initial=-1) + 1, number.max(initial=-1) + 1))
+    counts = np.zeros((person.max(initial=-1) + 1, number.max(initial=0) + 1))
     np.add.at(counts, (person, number), 1)
     excess, judging = np.zeros(counts.shape[1]), np.zeros(len(counts), dtype=np.bool_)  # of the half to judge by
     for who in np.lexsort((draws.random(len(counts)), counts.argmax(1), -counts.sum(1))):

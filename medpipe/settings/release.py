@@ -78,7 +78,8 @@ class GatesSettings(Section):
     copy_planted: Annotated[int, Field(ge=10, le=1000)] = 60
     """Copies of each kind that are planted in every run; 59 that are all found prove a recall of 95 %."""
     copy_practice: Annotated[int, Field(ge=50, le=10_000)] = 1200
-    """Altered copies, as many real training images and half as many altered ones, on which the detector learns to weigh its measures."""
+    """Altered copies, as many real training images, half as many altered ones and an eighth that shows no patient, on which the detector
+    learns to weigh its measures."""
     copy_excess_max: Fraction = 0.02
     """How much more often synthetic than real held-out images may be near copies, at the interval's upper end."""
     diversity_min: Annotated[int, Field(ge=1, le=20)] = 2

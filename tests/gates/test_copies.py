@@ -12,8 +12,9 @@ from scipy import ndimage, stats
 from medpipe.gates import alignment, copies, copy_gate, detail, registration
 from medpipe.gates.alignment import MEASURES, Measures
 from medpipe.gates.copy_rule import CopyRule
+from medpipe.gates.detail import Seen
 from medpipe.gates.gallery import Gallery, bank, shortlist
-from medpipe.gates.geometry import grey, sampled, unit
+from medpipe.gates.geometry import grey, sampled, unit, within
 from medpipe.settings import GatesSettings
 
 SETTINGS = GatesSettings()
@@ -39,7 +40,8 @@ def rule(train: Images, gallery: Gallery) -> CopyRule:
     draws = np.random.default_rng(1)
     partners = np.roll(np.arange(150), 40)[:100]
     copied = alignment.measures(gallery, copies.practised(train[:100], train[partners], draws), partners)
-    return CopyRule.fit(copied, alignment.measures(gallery, train[50:], np.arange(50, 150)))
+    strange = alignment.measures(gallery, copies.strange(train[:20], draws))
+    return CopyRule.fit(copied, np.concatenate([alignment.measures(gallery, train[50:], np.arange(50, 150)), strange]))
 
 
 Planted = Mapping[str, tuple[Measures, np.ndarray]]
@@ -192,6 +194,50 @@ def test_copies_that_were_turned_far_are_found(degrees: float, train: Images, ga
     assert copies.flagged(copy_gate.scored(alignment.measures(gallery, made), rule), limits).sum() >= 10
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_what_lies_outside_of_an_enlarged_copy_does_not_lead_its_registration_astray(dimensions: int) -> None:
+    images = people(8, 5, side=36 if dimensions == 2 else 24, depth=24 if dimensions == 3 else 0)[0]
+    copied, known = grey(copies.planted(images, images, "cropped", np.random.default_rng(0))), grey(images)
+    every, still = torch.arange(8), torch.eye(dimensions, dimensions + 1)
+    pairs = registration.Pairs(every, every, (1.3 * still).repeat(8, 1, 1), torch.ones(8, dimensions))
+    laid = registration.laid(pairs, registration.smooth(copied), registration.smooth(known), registration.window(dimensions))
+    assert ((laid.warp - 1.25 * still).abs().amax((1, 2)) * max(known.shape[2:]) / 2).median() < 0.35
+
+
+def test_only_what_both_show_counts_unless_that_is_little() -> None:
+    line = torch.linspace(-1, 1, 21)[:, None] * torch.tensor([[1.0, 0.0]])
+    inside, half, little = within(torch.stack([line * 0.9, line + 0.5, line + 1.6]), (10, 10))
+    assert inside.all()
+    assert half.tolist() == [float(place <= 0.9) for place in (line[:, 0] + 0.5).tolist()]
+    assert little.all()
+    counts = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 1]])
+    vectors = unit(torch.tensor([[1.0, 2, 3, 99], [1, 2, 3, 4]]), counts)
+    assert torch.allclose(vectors[0], torch.tensor([-(0.5**0.5), 0, 0.5**0.5, 0]), atol=1e-6)
+    assert torch.allclose(vectors[1], unit(torch.tensor([1.0, 2, 3, 4])))
+
+
+def test_information_is_that_of_the_part_that_counts_alone() -> None:
+    shape, draws = (30, 30), torch.Generator().manual_seed(0)
+    count = detail.density(shape)
+    query, known = torch.randn(2, 1, 4, count, count, generator=draws)
+    known[..., : count // 2] += 2 * query[..., : count // 2]
+    counts = torch.zeros(1, count, count)
+    counts[..., : count // 2] = 1
+    window = (count, count // 2)
+    whole = detail.nats(Seen(query.flatten(2), known.flatten(2), counts.flatten(1)), shape, (count, count))
+    left = detail.nats(Seen(query.flatten(2), known.flatten(2), torch.ones(1, count * count)), shape, window)[..., :1]
+    assert torch.allclose(whole, left, rtol=1e-4)
+
+
+def test_images_that_show_no_patient_are_no_copies(train: Images, gallery: Gallery, real: Measures, rule: CopyRule) -> None:
+    draws = np.random.default_rng(7)
+    white = draws.integers(0, 256, (20, 1, 24, 24)).astype(np.uint8)
+    smooth = ndimage.gaussian_filter(draws.normal(size=(20, 1, 24, 24)), (0, 0, 1.5, 1.5))
+    limits = copy_gate._limits(copy_gate.scored(real, rule), 0.01)
+    for images in (white, np.rint((smooth / abs(smooth).max() + 1) * 127).astype(np.uint8), copies.strange(train[:20], draws)):
+        assert copies.flagged(copy_gate.scored(alignment.measures(gallery, images), rule), limits).mean() <= 0.2
+
+
 def test_a_quarter_turn_is_tried_on_square_images_only() -> None:
     square, oblong = (bank(2, square)[0] for square in (True, False))
     assert (square[:, 0, 0].abs() < 0.1).any()
@@ -228,14 +274,14 @@ def test_noise_is_seen_in_fine_bands_only_and_a_half_in_its_window_only(train: I
         return sampled(detail.bands(stored), at)
 
     noisy = read(grey(copies.planted(train[:10], train[:10], "heavy_grain", np.random.default_rng(0))))
-    found = detail.correlations(noisy, read(images), shape, whole)[..., 0].mean(0)
+    everywhere = torch.ones(10, at.shape[1])
+    found = detail.correlations(Seen(noisy, read(images), everywhere), shape, whole)[0][..., 0].mean(0)
     assert found[0] > 0.98
     assert found[0] > found[1] > found[3]
     half = read(grey(copies.planted(train[:10], people(10, 9)[0], "half", np.random.default_rng(0))))
-    all_of_it = detail.information(detail.correlations(half, read(images), shape, whole), shape, whole).sum(1)[:, 0]
-    left = torch.stack(
-        [detail.information(detail.correlations(half, read(images), shape, size), shape, size).sum(1).amax(1) for size in halves]
-    )
+    seen = Seen(half, read(images), everywhere)
+    all_of_it = detail.nats(seen, shape, whole).sum(1)[:, 0]
+    left = torch.stack([detail.nats(seen, shape, size).sum(1).amax(1) for size in halves])
     assert (left.amax(0) > all_of_it).all()
 
 
@@ -263,5 +309,7 @@ def test_every_family_alters_its_images_as_drawn(shape: tuple[int, ...]) -> None
         assert (family == "exact") == bool((made == images).all())
         assert (made == copies.planted(images, others, family, np.random.default_rng(1))).all()
     assert (copies.practised(images, others, np.random.default_rng(2)) == copies.practised(images, others, np.random.default_rng(2))).all()
+    assert (copies.strange(images, np.random.default_rng(2)) == copies.strange(images, np.random.default_rng(2))).all()
+    assert copies.strange(images, draws).shape == images.shape
     with pytest.raises(ValueError, match="no family of copies 'swirled'"):
         copies.planted(images, others, "swirled", draws)

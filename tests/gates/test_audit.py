@@ -66,6 +66,8 @@ def test_copies_are_withheld_one_by_one_and_the_evidence_is_written(real: Path, 
     page = (tmp_path / "out" / "report.html").read_text()
     assert "given as synthetic by somebody else" in page
     assert "drew these anew" not in page
+    assert "images were asked for" not in page
+    assert "The gates withhold" in page
 
 
 def test_candidates_without_classes_are_judged_by_the_gates_that_need_none(real: Path, tmp_path: Path) -> None:

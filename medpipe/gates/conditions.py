@@ -170,14 +170,13 @@ class Reading:
         return bool(self.low >= self.bound)
 
 
-def read(probe: Probe, cohort: Sample, truth: Values | None, settings: GatesSettings, judged: int, seed: int) -> Reading:
+def read(probe: Probe, cohort: Sample, truth: Values, settings: GatesSettings, judged: int, seed: int) -> Reading:
     """Read the condition off the cohort; the bound is on the lower end of the interval.
 
     It lies below what held-out images reach by what the recipe allows, or by what chance does at the level of one of `judged` gates.
     """
-    nothing = np.full(len(cohort), math.nan)
     draws = seeds.generator(seed, "gates", "condition", "cohort", probe.name)
-    value, resampled, n = probe.score(inputs(cohort), nothing if truth is None else truth, draws)
+    value, resampled, n = probe.score(inputs(cohort), truth, draws)
     known = resampled[np.isfinite(resampled)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) > RESAMPLES // 2 else (math.nan, math.nan)
     held = probe.held[np.isfinite(probe.held)]

@@ -113,9 +113,11 @@ def freeze(
     arrays |= {f"matrix-{space}": value.matrix for space, value in directions.items()}
     known, fresh = sample(train, directions), sample(held, directions)
     whole = _without_patients(known)
-    arrays |= bands.calibrate(whole, fresh, images, resamples, seed).as_arrays()
     far, near = outliers.distances(fresh.features, known.features)
-    arrays |= {"far": far, "near": near, "limits": outliers.limits(far, settings)}
+    limit = outliers.limits(far, settings)
+    arrays |= {"far": far, "near": near, "limits": limit}
+    typical = fresh.take(np.flatnonzero(~outliers.beyond(far, limit)))  # as a cohort is compared without what is withheld
+    arrays |= bands.calibrate(whole, typical, images, resamples, seed).as_arrays()
     arrays |= {"patients": np.arange(len(far)) if fresh.patients is None else fresh.patients}
     of_train, of_held = (conditions.targets(part.strata, classes, part.index, covariates) for part in (train, held))
     arrays |= conditions.as_arrays(conditions.fit(known, fresh, of_train, of_held, seed))

@@ -37,6 +37,8 @@ class Judged:
     outliers: NDArray[np.bool_]  # (N,) of the cohort
     readings: list[Reading] = field(default_factory=list)
     made: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    n: int = 0
+    """Images of a resample, for `made`."""
 
 
 def judge(
@@ -45,28 +47,34 @@ def judge(
     cohort: Sample,
     far: NDArray[np.float64],
     near: NDArray[np.float64],
+    rows: NDArray[np.int64],
     truths: Targets,
     settings: GatesSettings,
     resamples: int,
     seed: int,
 ) -> Judged:
-    """Judge a cohort: `cohort` is what was embedded of it, `far` and `near` the distances of all its images to the training images."""
-    made = fidelity_gate.figures(frozen.baseline, train, cohort, resamples, seed)
+    """Judge a cohort: `cohort` is what was embedded of it, its `rows`; `far` and `near` say how far each of its images lies from training.
+
+    A few odd images move a distance between distributions more than all others, and are withheld: the rest is compared, with real
+    images that are not odd either. Where there are more of them than the gate on outliers allows, all are.
+    """
     names = [space for space in ORDER if space in frozen.directions]
     nearer = outliers.too_near(names, near, frozen.arrays["near"], frozen.arrays["patients"])
-    verdicts = fidelity_gate.verdicts(frozen.baseline, made, cohort, settings, nearer)
+    odd, out = outliers.assess(far, frozen.arrays["far"], frozen.arrays["limits"], settings)
+    kept = np.flatnonzero(~out[rows]) if odd.passed else np.arange(len(cohort))
+    compared = cohort.take(kept)
+    made = fidelity_gate.figures(frozen.baseline, train, compared, resamples, seed)
+    verdicts = fidelity_gate.verdicts(frozen.baseline, made, compared, settings, nearer)
     if settings.outlier_false_positive:
-        verdict, out = outliers.assess(far, frozen.arrays["far"], frozen.arrays["limits"], settings)
-        verdicts.append(verdict)
-    else:
-        out = np.asarray(~np.isfinite(far).all(axis=1), dtype=np.bool_)
+        verdicts.append(odd)
     judged = len(frozen.baseline.names) + 2
     readings = [
-        conditions.read(probe, cohort, truths[probe.name][1] if probe.name in truths else None, settings, judged, seed)
+        conditions.read(probe, compared, truths[probe.name][1][kept], settings, judged, seed)
         for probe in frozen.probes
         if probe.name in truths
     ]
-    return Judged([*verdicts, *conditions.verdicts(readings)], out, readings, made)
+    n, _ = frozen.baseline.size_for(compared)
+    return Judged([*verdicts, *conditions.verdicts(readings)], out, readings, made, n)
 
 
 def tables(
@@ -106,7 +114,7 @@ def _measures(
     similar: dict[str, NDArray[np.float64]],
     seed: int,
 ) -> dict[str, Any]:
-    n, _ = frozen.baseline.size_for(samples["cohort"])
+    n = judged.n
     rows: list[list[str | float | None]] = []
     for place, name in enumerate(frozen.baseline.names):
         if name in judged.made:

@@ -116,6 +116,7 @@ class Measured:
             self.samples["cohort"],
             distances["far"],
             distances["near"],
+            embedded,
             truths,
             self.recipe.gates,
             self.recipe.gates.resamples,

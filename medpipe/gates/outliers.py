@@ -55,10 +55,15 @@ def limits(held: Distances, settings: GatesSettings) -> NDArray[np.float64]:
     return np.stack([copies.thresholds(held, share) for share in (level, UNUSUAL * level)])
 
 
+def beyond(far: Distances, limit: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which images (N, spaces) are outliers by `limit` (2, spaces), (N,); where there is no limit, those that could not be measured."""
+    out = copies.flagged(far, limit[0]) if np.isfinite(limit).all() else ~np.isfinite(far).all(axis=1)
+    return np.asarray(out, dtype=np.bool_)
+
+
 def assess(cohort: Distances, held: Distances, limit: NDArray[np.float64], settings: GatesSettings) -> tuple[Verdict, NDArray[np.bool_]]:
     """Judge the share of unusual images in the cohort (N, spaces); return the verdict and which images are outliers."""
     certifiable, n = bool(np.isfinite(limit).all()), len(cohort)
-    out = copies.flagged(cohort, limit[0]) if certifiable else ~np.isfinite(cohort).all(axis=1)
     hits, called = (int(copies.flagged(part, limit[1]).sum()) if certifiable else 0 for part in (cohort, held))
     real = max(UNUSUAL * settings.outlier_false_positive, clopper_pearson(called, len(held))[1])
     chance = int(binom.ppf(1 - settings.family_level / (2 * len(GATED)), n, real)) if n else 0  # of real images as many, at the level
@@ -77,7 +82,7 @@ def assess(cohort: Distances, held: Distances, limit: NDArray[np.float64], setti
         else UNCERTIFIED,
         on="interval",
     )
-    return verdict, np.asarray(out, dtype=np.bool_)
+    return verdict, beyond(cohort, limit)
 
 
 def nearness(cohort: NDArray[np.float64], held: NDArray[np.float64], patients: NDArray[np.int64] | None) -> tuple[float, float]:

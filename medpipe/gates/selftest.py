@@ -159,7 +159,7 @@ def rejected_by(
     far, near = outliers.distances(cohort.features, train.features)
     truths = {probe.name: (probe.values, np.where(cohort.strata >= 0, cohort.strata, np.nan)) for probe in frozen.probes}
     assert set(truths) <= {CLASS}, "the gates' own test knows classes only"
-    judged = likeness.judge(frozen, train, cohort, far, near, truths, settings, resamples, seed)
+    judged = likeness.judge(frozen, train, cohort, far, near, np.arange(len(cohort)), truths, settings, resamples, seed)
     verdicts: list[Verdict | None] = list(judged.verdicts)
     if classes > 1:
         made, trained = (_counts(sample, classes) for sample in (cohort, train))

@@ -181,3 +181,17 @@ def test_volumes_and_sixteen_bits_are_spoiled_too() -> None:
         made, _ = selftest.spoil(images, np.arange(8) % 2, fault, np.random.default_rng(0))
         assert made.dtype == np.uint16
         assert made.shape[1:] == images.shape[1:]
+
+
+def test_a_few_odd_images_are_withheld_and_do_not_decide_what_the_rest_is_compared_by(space: Space) -> None:
+    """They move a distance between distributions more than all others do; a tenth of them is too many, and then they count."""
+    images, labels = space.images[space.spoiled].copy(), space.labels[space.spoiled]
+    odd = np.random.default_rng(0).integers(0, 2, images.shape).astype(np.uint8) * 255
+    found = {}
+    for count in (1, 3, 16):
+        made = np.concatenate([odd[:count], images[count:]])
+        found[count] = selftest.rejected_by(
+            space.frozen, space.train, space.frozen.sample(space.part(made, labels)), len(CLASSES), SETTINGS, 0
+        )
+    assert found[1] == found[3] == []
+    assert {"outliers", "frechet_texture", "frechet_spectrum"} <= set(found[16])

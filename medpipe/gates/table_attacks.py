@@ -32,6 +32,8 @@ GUESSES = 500
 """Predicates that are tried to single a patient out."""
 GUESSES_MIN = 20
 """Fewer predicates than this say nothing."""
+GROUPS = 200
+"""Groups of patients as many as were held out, drawn to see how much the isolated ones depend on who was."""
 SPLITS = 4
 """Ways in which the columns are divided between two data sets that the attacker links."""
 NEIGHBOURS = 5
@@ -67,6 +69,10 @@ class Attack:
     control: float
     controls: int
     guess: float
+    by_group: float = 0.0
+    """Standard deviation of `control` by who was held out, where the tries are not patients of their own."""
+    parts: int = 1
+    """Groups of training patients of which `hits` is the mean."""
 
     def risk(self, tries: int) -> tuple[float, float, float]:
         """Return the risk with the ends of its 95 % interval, wider where it is one of `tries` attacks (Bonferroni)."""
@@ -74,6 +80,7 @@ class Attack:
         (p, e), (q, f) = _wilson(self.hits, self.targets, z), _wilson(self.control, self.controls, z)
         if q >= 1:
             return 0.0, -math.inf, math.inf
+        e, f = (math.hypot(error, z * self.by_group / math.sqrt(groups)) for error, groups in ((e, self.parts), (f, 1)))
         risk, half = (p - q) / (1 - q), math.hypot(e / (1 - q), f * (1 - p) / (1 - q) ** 2)
         return risk, risk - half, risk + half
 
@@ -127,9 +134,31 @@ def _single_out(train: Table, control: Table, made: Table, draws: np.random.Gene
         boxes, guesses = (_boxes(of, sizes, draws) for of in (made, shuffled))
         if len(boxes) < GUESSES_MIN:
             continue
-        hits = float(np.mean([_isolated(boxes, train.values[part]).mean() for part in parts]))
-        naive = float(np.mean([_isolated(guesses, train.values[part]).mean() for part in parts])) if len(guesses) else 0.0
-        yield Attack("singling_out", what, hits, len(boxes), float(_isolated(boxes, control.values).mean()), len(boxes), naive)
+        inside, naive = (_inside(of, np.concatenate((train.values, control.values))) for of in (boxes, guesses))
+        known, held = inside[:, : len(train)], inside[:, len(train) :]
+        hits, guess = (np.mean([_alone(of[:, part]) for part in parts]) for of in (known, naive))
+        yield Attack(
+            "singling_out",
+            what,
+            float(hits),
+            len(boxes),
+            _alone(held),
+            len(boxes),
+            float(guess),
+            by_group=_by_group(inside, len(control), draws),
+            parts=len(parts),
+        )
+
+
+def _by_group(inside: NDArray[np.bool_], size: int, draws: np.random.Generator) -> float:
+    """Standard deviation of the share that predicates isolate among `size` patients, by which patients these are.
+
+    All predicates are tried on the same few patients, so their hits go up and down together. Groups are drawn from all patients,
+    `inside` (P, N), without replacement: one that is a large part of them varies less than a fresh one would.
+    """
+    n = inside.shape[1]
+    shares = [_alone(inside[:, draws.permutation(n)[:size]]) for _ in range(GROUPS)]
+    return float(np.std(shares, ddof=1)) / math.sqrt(1 - size / n)
 
 
 def _boxes(made: Table, sizes: tuple[int, int], draws: np.random.Generator) -> Values:
@@ -157,18 +186,22 @@ def _boxes(made: Table, sizes: tuple[int, int], draws: np.random.Generator) -> V
     if not found:
         return np.empty((0, width, 2))
     boxes = np.unique(np.stack(found), axis=0)
-    boxes = boxes[_isolated(boxes, made.values)]
+    boxes = boxes[_inside(boxes, made.values).sum(1) == 1]
     return boxes[draws.permutation(len(boxes))[:GUESSES]]
 
 
-def _isolated(boxes: Values, values: Values) -> NDArray[np.bool_]:
-    """Say for which boxes (P, columns, 2) exactly one row of `values` lies inside; an unknown value lies in no box that asks for it."""
-    out = np.empty(len(boxes), dtype=bool)
+def _inside(boxes: Values, values: Values) -> NDArray[np.bool_]:
+    """Say which rows of `values` lie in which boxes (P, columns, 2): (P, N). An unknown value lies in no box that asks for it."""
+    out = np.empty((len(boxes), len(values)), dtype=bool)
     for number, box in enumerate(boxes):
         asked = np.isfinite(box).any(1)
-        inside = (values[:, asked] >= box[asked, 0]) & (values[:, asked] <= box[asked, 1])
-        out[number] = inside.all(1).sum() == 1
+        out[number] = ((values[:, asked] >= box[asked, 0]) & (values[:, asked] <= box[asked, 1])).all(1)
     return out
+
+
+def _alone(inside: NDArray[np.bool_]) -> float:
+    """Share of predicates in which exactly one row lies; 0 where there are no predicates."""
+    return float((inside.sum(1) == 1).mean()) if len(inside) else 0.0
 
 
 def _nearest(targets: Table, made: Table, columns: Sequence[int], k: int, draws: np.random.Generator) -> NDArray[np.int64]:

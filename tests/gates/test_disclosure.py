@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -124,6 +125,22 @@ def test_a_table_drawn_anew_brings_no_risk_and_a_copied_one_does() -> None:
         assert (low > GATES.disclosure_risk_max) is leaks
     verdicts, _, _ = table_attacks.assess(copied, GATES.disclosure_risk_max)
     assert "disclosure_singling_out" in [verdict.name for verdict in verdicts if not verdict.passed]
+
+
+def test_whom_singling_out_is_compared_with_counts_in_its_interval() -> None:
+    """With 60 of 160 patients held out, the share that is isolated varies as it does among fresh sixties, which tries alone do not say."""
+    columns = {"age": True, "sex": False, "site": False}
+    tables = table_attacks.tables([people(n, k) for k, n in enumerate((100, 60, 500, 20_000))], columns)
+    train, control, cohort, others = tables
+    attack = next(a for a in table_attacks.run(train, control, cohort, list(columns), 0) if a.what == "several columns")
+    boxes = table_attacks._boxes(cohort, (2, 3), np.random.default_rng(0))
+    inside, draws = table_attacks._inside(boxes, others.values), np.random.default_rng(1)
+    fresh = float(np.std([table_attacks._alone(inside[:, draws.permutation(20_000)[:60]]) for _ in range(300)]))
+    assert attack.by_group == pytest.approx(fresh, rel=0.35)
+    risk, low, high = attack.risk(2)
+    alone = dataclasses.replace(attack, by_group=0.0).risk(2)
+    assert alone[0] == pytest.approx(risk)
+    assert low < alone[1] < alone[2] < high
 
 
 def test_few_patients_certify_nothing_and_many_do() -> None:

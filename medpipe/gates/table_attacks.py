@@ -186,7 +186,7 @@ def _boxes(made: Table, sizes: tuple[int, int], draws: np.random.Generator) -> V
     if not found:
         return np.empty((0, width, 2))
     boxes = np.unique(np.stack(found), axis=0)
-    boxes = boxes[_inside(boxes, made.values).sum(1) == 1]
+    boxes = boxes[np.flatnonzero(_inside(boxes, made.values).sum(1) == 1)]
     return boxes[draws.permutation(len(boxes))[:GUESSES]]
 
 

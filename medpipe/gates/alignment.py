@@ -8,6 +8,7 @@ noise lowers both. The same code serves images and volumes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medpipe.gates import detail, registration
+from medpipe.gates import detail, registration, two_sources
 from medpipe.gates.detail import Seen
-from medpipe.gates.gallery import Gallery, shortlist
+from medpipe.gates.gallery import BLOCK, Gallery, shortlist
 from medpipe.gates.geometry import grey, pixels, sampled, unit, within
 from medpipe.gates.registration import Pairs
+from medpipe.gates.two_sources import Queries
 from medpipe.gates.votes import Ranking
 from medpipe.threads import threads
 
@@ -39,6 +41,7 @@ MEASURES = (
     "votes", "votes_next", "votes_spread", "votes_scale", "patch", "patch_next", "patch_spread", "patch_scale",
     "agrees_with_patch", "agrees_with_votes", "straightness",
     "affine_next", "affine_rest", "even_information", "even_next", "even_rest", "even_quarter", "even_quarter_median", "even_quarter_mean",
+    *two_sources.MEASURES,
 )  # fmt: skip
 """What is measured of an image; higher is more alike.
 
@@ -48,7 +51,7 @@ the nats shared with the best bent candidate; `quarter`, `half`: the same in the
 above the second best, or above the mean of the rest; `affine_*`: before any is bent, since bending flatters the others of a
 blend; `votes*`, `patch*`: of all patches, of the best one; `*_spread`, `*_scale`: the lead in units of the candidates' spread, the
 best in units of the spread over all training images; `even_*`: of evened detail, the query drawn anew as it lies on the
-candidate, as a whole, and in the best, the median and the mean window.
+candidate, as a whole, and in the best, the median and the mean window; `two_*`: of the two candidates that explain the query best together.
 """
 Measures = NDArray[np.float64]
 
@@ -71,8 +74,10 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
     ranking = gallery.patches.rank(queries, gallery.groups, own, BY_VOTES, BY_PATCH)
     known, shape = registration.smooth(queries), queries.shape[2:]
     split = detail.bands(queries)
-    pairs = registration.laid(_candidates(gallery, queries, own, ranking), known, gallery.smooth, registration.window(len(shape)))
-    n = len(queries)
+    pairs, n = _candidates(gallery, queries, own, ranking), len(queries)
+    shown = gallery.shown(pairs.candidate)
+    smooth = registration.smooth(shown)
+    pairs = registration.laid(pairs, known, smooth, registration.window(len(shape)))
 
     def row(values: Tensor) -> Tensor:
         """Give each query a row of its own."""
@@ -80,26 +85,28 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
 
     candidates = row(pairs.candidate)  # (N, K)
     allowed = gallery.groups[candidates] != own[:, None]
-    fit = row(_explained(pairs, known[1], gallery.smooth[1])) * allowed
+    fit = row(_explained(pairs, known[1], smooth[1])) * allowed
     whole = detail.windows(shape)[0]
-    correlation, counted = detail.correlations(_read(pairs, split, gallery, shape), shape, whole)
+    of_candidates = detail.bands(shown)
+    correlation, counted = detail.correlations(_read(pairs, split, of_candidates, shape), shape, whole)
     sign = torch.where(correlation[:, 1, 0] < 0, -1.0, 1.0)
     nats = row(detail.information(correlation * sign[:, None, None], counted, shape, whole)[..., 0]) * allowed[..., None]  # (N, K, bands)
-    even = row(_evened(pairs, queries, gallery, sign, [whole])[0][:, 0]) * allowed  # (N, K)
+    even = row(_evened(pairs, queries, shown, sign, [whole])[0][:, 0]) * allowed  # (N, K)
 
     affine = _distinct(candidates, nats.sum(2))
     top = affine.topk(min(BENT, candidates.shape[1]), dim=1).indices  # (N, B)
     rows = (torch.arange(n)[:, None] * candidates.shape[1] + top).flatten()
-    bent = registration.bent(pairs.chosen(rows), known, gallery.smooth)
-    fits, seen = allowed.gather(1, top), _read(bent, split, gallery, shape).signed(sign[rows])
+    bent = registration.bent(pairs.chosen(rows), known, [part[rows] for part in smooth])
+    fits, seen = allowed.gather(1, top), _read(bent, split, of_candidates[rows], shape).signed(sign[rows])
     held = row(detail.nats(seen, shape, whole)[..., 0]) * fits[..., None]
     winner = held.sum(2).argmax(1)
     best = candidates.gather(1, top).gather(1, winner[:, None])  # (N, 1)
-    of_all, of_windows = _evened(bent, queries, gallery, sign[rows], detail.windows(shape)[:2])
+    of_all, of_windows = _evened(bent, queries, shown[rows], sign[rows], detail.windows(shape)[:2])
     even_held, quarters = row(of_all[:, 0]) * fits, row(of_windows) * fits[..., None]  # (N, B), (N, B, windows)
     knots = row(bent.knots.flatten(1).norm(dim=1)).gather(1, winner[:, None])[:, 0] if bent.knots is not None else torch.zeros(n)
 
-    by_patch = _read(_by_patch(gallery, queries, known, ranking), split, gallery, shape)
+    of_patches = gallery.shown(ranking.single.flatten())
+    by_patch = _read(_by_patch(gallery, queries, known, ranking, of_patches), split, detail.bands(of_patches), shape)
     permitted = gallery.groups[ranking.single] != own[:, None]
     sizes = detail.windows(shape)[1:2], detail.windows(shape)[2:]
     spans = [row(_windowed(by_patch, shape, those)) * permitted for those in sizes]  # (N, R) each
@@ -121,6 +128,7 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
             _over_rest(affine.clamp_min(0)),
             *_shared_evenly(even_held, even, candidates, candidates.gather(1, top)),
             *_window_by_window(quarters),
+            *two_sources.measures(Queries(gallery, split, own), pairs, of_candidates, allowed, affine.argmax(1)),
         ],
         1,
     )
@@ -129,39 +137,36 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
 def _candidates(gallery: Gallery, queries: Tensor, own: Tensor, ranking: Ranking) -> Pairs:
     """Pair each query with the best by the bank, under its warp, and by the votes, as they lie: (N · K,)."""
     index, warps, mirrors = shortlist(gallery, queries, own, BY_BANK)
-    n, axes = len(queries), queries.ndim - 2
-    straight = torch.eye(axes, axes + 1).expand(n, ranking.whole.shape[1], -1, -1)
-    candidates = torch.cat([index, ranking.whole], 1)
-    mirrored = torch.cat([mirrors, gallery.patches.mirrors[ranking.whole_mirror]], 1)
-    query = torch.arange(n).repeat_interleave(candidates.shape[1])
-    return Pairs(query, candidates.flatten(), torch.cat([warps, straight], 1).flatten(0, 1), mirrored.flatten(0, 1))
+    n = len(queries)
+    by_bank = Pairs(torch.arange(n).repeat_interleave(index.shape[1]), index.flatten(), warps.flatten(0, 1), mirrors.flatten(0, 1))
+    return by_bank.beside(Pairs.straight(ranking.whole, gallery.patches.mirrors[ranking.whole_mirror]), n)
 
 
-def _by_patch(gallery: Gallery, queries: Tensor, known: tuple[Tensor, ...], ranking: Ranking) -> Pairs:
-    """Lay each query onto the training images of which one patch is most alike, by that patch alone."""
+def _by_patch(gallery: Gallery, queries: Tensor, known: Sequence[Tensor], ranking: Ranking, shown: Tensor) -> Pairs:
+    """Lay each query onto the training images of which one patch is most alike, `shown` (Z, 1, …), by that patch alone."""
     axes, count = queries.ndim - 2, ranking.single.shape[1]
     patches = gallery.patches
     warp = torch.eye(axes, axes + 1).repeat(len(queries) * count, 1, 1)
     warp[..., -1] = patches.moves[ranking.move.flatten()]
     query = torch.arange(len(queries)).repeat_interleave(count)
     pairs = Pairs(query, ranking.single.flatten(), warp, patches.mirrors[ranking.single_mirror.flatten()])
-    return registration.laid(pairs, known[1:], gallery.smooth[1:], patches.window, patches.centres[ranking.patch.flatten()])
+    return registration.laid(pairs, known[1:], registration.smooth(shown)[1:], patches.window, patches.centres[ranking.patch.flatten()])
 
 
-def _read(pairs: Pairs, split: Tensor, gallery: Gallery, shape: torch.Size) -> Seen:
-    """Read the bands of each pair's query and candidate on the lattice."""
+def _read(pairs: Pairs, split: Tensor, of_candidates: Tensor, shape: torch.Size) -> Seen:
+    """Read the bands of each pair's query (N, bands, …) and candidate (Z, bands, …) on the lattice."""
     at = detail.lattice(shape)
-    known = sampled(detail.bands(gallery.images[pairs.candidate]), at.expand(len(pairs.query), -1, -1))
+    known = sampled(of_candidates, at.expand(len(pairs.query), -1, -1))
     places = pairs.places(at)
     return Seen(sampled(split[pairs.query], places), known, within(places, shape))
 
 
-def _evened(pairs: Pairs, queries: Tensor, gallery: Gallery, sign: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Nats of evened detail that each pair shares in the windows of each of the `sizes`, (Z, windows) each."""
+def _evened(pairs: Pairs, queries: Tensor, shown: Tensor, sign: Tensor, sizes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Nats of evened detail that each pair shares, its candidate `shown` (Z, 1, …): (Z, windows) for each of the `sizes` of windows."""
     shape, at = queries.shape[2:], detail.lattice(queries.shape[2:])
     drawn = sampled(queries[pairs.query], pairs.places(pixels(shape))).reshape(len(pairs.query), 1, *shape)
     seen = sampled(detail.evened(drawn), at.expand(len(drawn), -1, -1)) * sign[:, None, None]
-    known = sampled(gallery.even[pairs.candidate].float(), at.expand(len(drawn), -1, -1))
+    known = sampled(detail.evened(shown), at.expand(len(drawn), -1, -1))
     both = Seen(seen, known, within(pairs.places(at), shape))
     return [detail.nats(both, shape, size).sum(1) for size in sizes]
 
@@ -175,7 +180,7 @@ def _explained(pairs: Pairs, queries: Tensor, known: Tensor) -> Tensor:
     window = registration.window(queries.ndim - 2)
     places = pairs.places(window)
     counts = within(places, queries.shape[2:])
-    target = unit(sampled(known[pairs.candidate], window.expand(len(pairs.query), -1, -1))[:, 0], counts)
+    target = unit(sampled(known, window.expand(len(pairs.query), -1, -1))[:, 0], counts)
     return explained(unit(sampled(queries[pairs.query], places)[:, 0], counts), target, counts)
 
 
@@ -206,10 +211,13 @@ def _fits(fit: Tensor, other: Tensor) -> list[Tensor]:
 
 
 def _pixels(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
-    flat, known = queries.flatten(1), gallery.images.flatten(1)
-    square = ((flat**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * flat @ known.T).clamp_min(0)
+    flat = queries.flatten(1)
+    products, lengths = zip(
+        *((flat @ known.T, (known**2).sum(1)) for known in map(Tensor.float, torch.split(gallery.images.flatten(1), BLOCK))), strict=True
+    )
+    square = ((flat**2).sum(1)[:, None] + torch.cat(lengths)[None] - 2 * torch.cat(products, 1)).clamp_min(0)
     square = square.masked_fill(gallery.groups == own[:, None], float(square.max()) if square.numel() else 0.0)
-    near = square.topk(min(NEIGHBOURS, len(known)), largest=False).values
+    near = square.topk(min(NEIGHBOURS, square.shape[1]), largest=False).values
     return -0.5 * torch.log((near[:, 0] + EPSILON) / (near.mean(1) + EPSILON))
 
 

@@ -127,7 +127,8 @@ REQUIRED = ("exact", "mirrored", "shifted", "turned", "grain", "gamma")
 """Families of copies that the detector must find for its word to count."""
 FAMILIES = (
     *REQUIRED, "contrast", "inverted", "blurred", "strongly_blurred", "enlarged", "cropped", "jpeg", "strong_grain", "heavy_grain",
-    "blended", "half_blended", "evenly_blended", "warped", "strongly_warped", "most", "half", "quarter", "compound", "strong_compound",
+    "blended", "half_blended", "evenly_blended", "blend_of_two", "warped", "strongly_warped",
+    "most", "half", "quarter", "compound", "strong_compound",
 )  # fmt: skip
 """The others show from which strength on copies are missed."""
 BORROWING = ("blended", "half_blended", "evenly_blended", "most", "half", "quarter")
@@ -135,11 +136,12 @@ BORROWING = ("blended", "half_blended", "evenly_blended", "most", "half", "quart
 
 
 def planted(sources: Stored, others: Stored, family: str, draws: np.random.Generator) -> Stored:
-    """Make copies of `sources` (N, C, …) as a model that memorised them might; `others` are blended in where asked.
+    """Make copies of `sources` (N, C, …) as a model that memorised them might; `others` are blended in where asked, in a blend of
+    two as one that may be found as well.
 
     Strengths: moved 7 % of the side, turned 5°, grain of 2 % (strong: 5 %, heavy: 10 %) of the range, gamma 1.3, contrast 0.8,
     blur of 2 % (strong: 4 %) of the side, enlarged 10 %, the middle 80 % of the side alone, JPEG quality 10, blends of 85:15 (half:
-    70:30, even: 50:50), smooth warps of 2.5 % of the side (strong: 4.3 %), a block of three quarters of each side (most) or of
+    70:30, even, and of two: 50:50), smooth warps of 2.5 % of the side (strong: 4.3 %), a block of three quarters of each side (most) or of
     half of it (quarter) in another image, the left half alone; compound: mirrored, turned, moved, gamma 1.2 and grain; the strong
     one is turned and moved at random, with grain of 5 %.
     """
@@ -183,7 +185,7 @@ def planted(sources: Stored, others: Stored, family: str, draws: np.random.Gener
             change = lambda image, k: _warped(image, 0.025, draws)  # noqa: E731
         case "strongly_warped":
             change = lambda image, k: _warped(image, 0.043, draws)  # noqa: E731
-        case "evenly_blended":
+        case "evenly_blended" | "blend_of_two":
             change = lambda image, k: 0.5 * image + 0.5 * other[k]  # noqa: E731
         case "most":
             change = lambda image, k: _region(image, other[k], 0.75, draws)  # noqa: E731
@@ -269,3 +271,5 @@ SHARES = np.array([1, 2, 2, 2, 4, 1, 1, 1, 2, 4, 3, 4, 3]) / 30
 """How often each way is drawn: hard ones more often."""
 COUNTS = (0.6, 0.25, 0.15)
 """How often one, two and three ways meet in a copy."""
+KNOWN = 0.5
+"""How often what is blended in, or joined with, is another training image that may be found too; else it is a stranger's."""

@@ -60,6 +60,7 @@ def practised(job: Job) -> Arrays:
         shown = copies.practised(images, images, draws) if job.what == "altered" else images
         return {"copy_measures": searched(job, shown, plan["patients"][sources])}
     images, others, lent = _pairs(job, sources, draws)
+    lent = np.where(draws.random(len(lent)) < copies.KNOWN, -1, lent)
     return {"copy_measures": searched(job, copies.practised(images, others, draws), lent)}
 
 

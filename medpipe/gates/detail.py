@@ -101,10 +101,14 @@ def information(correlation: Tensor, counted: Tensor, shape: Sequence[int], size
 
     n is the number of areas 2.5 blurs wide in the part of the window that was `counted` (Z, 1, windows).
     """
-    axes, share = len(shape), math.prod(size) / density(shape) ** len(shape)
-    freedom = torch.tensor([share * (REACH * scale / 2.5) ** axes for scale in SCALES[-correlation.shape[1] :]])
     nats: Tensor = -0.5 * torch.log(1 - correlation.clamp(0, 0.999) ** 2)
-    return nats * counted * freedom[:, None]
+    return nats * counted * freedom(correlation.shape[1], shape, size)[:, None]
+
+
+def freedom(count: int, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:
+    """Return the degrees of freedom of each of the finest `count` bands in a window of `size` points, (count,)."""
+    axes, share = len(shape), math.prod(size) / density(shape) ** len(shape)
+    return torch.tensor([share * (REACH * scale / 2.5) ** axes for scale in SCALES[-count:]])
 
 
 def nats(seen: Seen, shape: Sequence[int], size: tuple[int, ...]) -> Tensor:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medpipe.gates import detail, registration
 from medpipe.gates.features import blurred
 from medpipe.gates.geometry import grey, points, sampled, transformed, unit
 from medpipe.gates.votes import Patches
@@ -25,7 +24,7 @@ from medpipe.threads import threads
 COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
 BLOCK, RANKED = 1024, 128
-"""Training images that are prepared, and ranked, at once: ranking holds as many figures for each warp of each query."""
+"""Training images that are compared, and ranked, at once: ranking holds as many figures for each warp of each query."""
 ZOOMS = (0.7, 0.78, 0.88, 1.12, 1.27, 1.42)
 TURNS = (-8.0, 8.0)
 """Small turns in the plane, in degrees."""
@@ -73,13 +72,11 @@ def bank(dimensions: int, square: bool) -> tuple[Tensor, Tensor]:
 class Gallery:
     """The training images as the detector holds them."""
 
-    images: Tensor  # (G, 1, …), shrunk
-    smooth: tuple[Tensor, Tensor]  # (G, 1, …) each, blurred for registration
+    images: Tensor  # (G, 1, …), shrunk, in half precision
     coarse: Tensor  # (G, components), unit vectors in the basis
     basis: Tensor  # (P, components)
     places: Tensor  # (P, axes) of the coarse vectors
     patches: Patches
-    even: Tensor  # (G, bands - 1, …) evened detail, in half precision: it is the largest of all
     groups: Tensor  # (G,) patients, as numbers
 
     @classmethod
@@ -93,8 +90,11 @@ class Gallery:
             _, directions = torch.linalg.eigh(vectors.T @ vectors)
             basis = directions[:, -COMPONENTS:]
             numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
-            even = torch.cat([detail.evened(part).half() for part in torch.split(small, BLOCK)])
-            return cls(small, registration.smooth(small), vectors @ basis, basis, places, Patches(small), even, numbers)
+            return cls(small.half(), vectors @ basis, basis, places, Patches(small), numbers)
+
+    def shown(self, candidates: Tensor) -> Tensor:
+        """Return training images (Z,) as they are compared: (Z, 1, …). What is made of them is made anew for each query, to save memory."""
+        return self.images[candidates].float()
 
 
 def _coarse_blur(images: Tensor) -> float:

@@ -6,6 +6,7 @@ code serves images and volumes, and whole images and windows of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,6 +41,13 @@ class Pairs:
     mirror: Tensor  # (Z, axes) in ±1
     knots: Tensor | None = None  # (Z, axes, knots) displacements
 
+    @classmethod
+    def straight(cls, candidates: Tensor, mirrors: Tensor) -> Pairs:
+        """Pair each query with `candidates` (N, K) as they lie, but for the `mirrors` (N, K, axes): (N · K,)."""
+        (n, k), axes = candidates.shape, mirrors.shape[-1]
+        warp = torch.eye(axes, axes + 1).expand(n * k, -1, -1)
+        return cls(torch.arange(n).repeat_interleave(k), candidates.flatten(), warp, mirrors.flatten(0, 1))
+
     def places(self, at: Tensor) -> Tensor:
         """Where the queries are read for points (P, axes), or (Z, P, axes), of the candidates: (Z, P, axes)."""
         moved = transformed(self.warp, at)
@@ -47,10 +55,27 @@ class Pairs:
             moved = moved + torch.einsum("pk,zak->zpa", hats(at, KNOTS[at.shape[-1]]), self.knots)
         return moved * self.mirror[:, None]
 
+    def back(self, at: Tensor) -> Tensor:
+        """Where the candidates are read for points (P, axes) of the queries, by the affine warps alone: (Z, P, axes)."""
+        inverse, _ = torch.linalg.inv_ex(self.warp[..., :-1])
+        moved = (at * self.mirror[:, None] - self.warp[..., None, :, -1]) @ inverse.mT
+        known: Tensor = moved.nan_to_num(2.0, 2.0, -2.0)
+        return known
+
+    def beside(self, other: Pairs, n: int) -> Pairs:
+        """Return for each of the `n` queries its affine pairs, then those of `other`."""
+        return Pairs(*(joined(getattr(self, name), getattr(other, name), n) for name in ("query", "candidate", "warp", "mirror")))
+
     def chosen(self, rows: Tensor) -> Pairs:
         """Return the pairs `rows`."""
         knots = None if self.knots is None else self.knots[rows]
         return Pairs(self.query[rows], self.candidate[rows], self.warp[rows], self.mirror[rows], knots)
+
+
+def joined(one: Tensor, other: Tensor, n: int) -> Tensor:
+    """Put rows (n · K, …) of `n` queries and further ones (n · L, …) together, query by query: (n · (K + L), …)."""
+    both = torch.cat([one.reshape(n, -1, *one.shape[1:]), other.reshape(n, -1, *other.shape[1:])], 1)
+    return both.flatten(0, 1)
 
 
 def window(axes: int) -> Tensor:
@@ -58,12 +83,12 @@ def window(axes: int) -> Tensor:
     return points(axes, 20 if axes == 2 else 11, 0.8)
 
 
-def laid(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...], local: Tensor, centre: Tensor | None = None) -> Pairs:
+def laid(pairs: Pairs, queries: Sequence[Tensor], known: Sequence[Tensor], local: Tensor, centre: Tensor | None = None) -> Pairs:
     """Improve the affine warps of `pairs`.
 
-    `queries` and `known` are the blurred images of each level; `local` (P, axes) are the points compared, about the `centre`
-    (Z, axes) of each pair's window where there is one. With t and v the unit vectors of the candidate and of the warped
-    query, a step solves (GᵀG + λI) Δ = Gᵀ(t - v), G being the derivative of v by the warp, with its parts along 1
+    `queries` (N, 1, …) and the candidates of the pairs, `known` (Z, 1, …), are blurred for each level; `local` (P, axes) are the points
+    compared, about the `centre` (Z, axes) of each pair's window where there is one. With t and v the unit vectors of the candidate
+    and of the warped query, a step solves (GᵀG + λI) Δ = Gᵀ(t - v), G being the derivative of v by the warp, with its parts along 1
     and along v taken out (v is normalised). Points that the query does not show do not count.
     """
     about = torch.zeros(len(pairs.query), local.shape[1]) if centre is None else centre
@@ -71,7 +96,7 @@ def laid(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...], l
     homogeneous = torch.cat([local, torch.ones(len(local), 1)], 1)  # (P, axes + 1)
     for blurs, images in zip(queries, known, strict=True):
         moving = with_slopes(blurs)[pairs.query]
-        target = sampled(images[pairs.candidate], places)[:, 0]
+        target = sampled(images, places)[:, 0]
         for _ in range(STEPS):
             value, slopes, counts = _read(moving, pairs, places)
             jacobian = (slopes[:, :, None, :] * homogeneous.T).flatten(1, 2)  # (Z, axes · (axes + 1), P)
@@ -81,7 +106,7 @@ def laid(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...], l
     return pairs
 
 
-def bent(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...]) -> Pairs:
+def bent(pairs: Pairs, queries: Sequence[Tensor], known: Sequence[Tensor]) -> Pairs:
     """Add to the warps of `pairs` a displacement that is linear between the knots of a grid, and smooth."""
     z, axes = pairs.mirror.shape
     count = KNOTS[axes]
@@ -92,7 +117,7 @@ def bent(pairs: Pairs, queries: tuple[Tensor, ...], known: tuple[Tensor, ...]) -
     pairs = replace(pairs, knots=torch.zeros(z, axes, count**axes))
     for blurs, images in zip(queries, known, strict=True):
         moving = with_slopes(blurs)[pairs.query]
-        target = sampled(images[pairs.candidate], places.expand(z, -1, -1))[:, 0]
+        target = sampled(images, places.expand(z, -1, -1))[:, 0]
         for _ in range(BENDS):
             value, slopes, counts = _read(moving, pairs, places)
             assert pairs.knots is not None

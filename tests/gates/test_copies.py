@@ -248,16 +248,14 @@ def test_a_quarter_turn_is_tried_on_square_images_only() -> None:
 def test_a_bent_copy_is_straightened(train: Images, gallery: Gallery) -> None:
     images = grey(copies.planted(train[:8], train[:8], "strongly_warped", np.random.default_rng(0)))
     known, every = registration.smooth(images), torch.arange(8)
+    smooth = registration.smooth(gallery.shown(every))
     pairs = registration.Pairs(every, every, torch.eye(2, 3).repeat(8, 1, 1), torch.ones(8, 2))
-    laid = registration.laid(pairs, known, gallery.smooth, registration.window(2))
-    straight = registration.bent(laid, known, gallery.smooth)
+    laid = registration.laid(pairs, known, smooth, registration.window(2))
+    straight = registration.bent(laid, known, smooth)
     at = registration.window(2)
 
     def alike(found: registration.Pairs) -> torch.Tensor:
-        one, two = (
-            unit(sampled(part, where)[:, 0])
-            for part, where in ((known[1], found.places(at)), (gallery.smooth[1][:8], at.expand(8, -1, -1)))
-        )
+        one, two = (unit(sampled(part, where)[:, 0]) for part, where in ((known[1], found.places(at)), (smooth[1], at.expand(8, -1, -1))))
         return (one * two).sum(1)
 
     assert (alike(straight) > alike(laid)).all()

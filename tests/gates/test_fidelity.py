@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medpipe.gates import diversity, features, fidelity, spectrum
 from medpipe.gates.fidelity import Distances
@@ -160,6 +161,16 @@ def test_a_wave_has_its_power_in_the_ring_of_its_frequency() -> None:
         wave = np.rint(127 + 100 * np.cos(2 * np.pi * cycles * x / 32))[None, None, None].repeat(32, axis=2).astype(np.uint8)
         assert abs(int(spectrum.radial_power(wave)[0].argmax()) - ring) <= 1
     assert spectrum.radial_power(np.zeros((2, 1, 4, 6, 6), np.uint16)).shape == (2, spectrum.BINS)
+
+
+@pytest.mark.parametrize(("shape", "sigma"), [((5, 2, 24, 17), 1.3), ((2, 1, 9, 12, 12), 4.0), ((3, 1, 7, 5), 2.5)])
+def test_blur_is_that_of_a_gaussian_with_mirrored_edges(shape: tuple[int, ...], sigma: float) -> None:
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    wanted = ndimage.gaussian_filter(
+        images.double().numpy(), (0, 0, *(sigma,) * (len(shape) - 2)), mode="reflect", radius=math.ceil(3 * sigma)
+    )
+    assert np.allclose(features.blurred(images, sigma).numpy(), wanted, atol=1e-5)
+    assert torch.allclose(features.blurred(images.flip(-1), sigma), features.blurred(images, sigma).flip(-1), atol=1e-5)
 
 
 def test_noise_raises_and_blur_lowers_high_frequencies_only() -> None:

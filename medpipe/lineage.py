@@ -65,24 +65,40 @@ def patients(record: Record) -> frozenset[str]:
 def patients_behind(*starts: Record) -> tuple[frozenset[str], list[str]]:
     """Return the patients of every Dataset that these records were made from, and what of the way there is not to be found.
 
-    Where several records hold the same content, those behind all of them: what came out the same without a patient does not
-    descend from that patient.
+    Where several records hold the same content, those behind all of them that can say so: what came out the same without a patient does
+    not descend from that patient. Raises RecordError where what is to be found was altered.
     """
-    missing: list[str] = []
+    found, missing = zip(*map(_behind, starts), strict=True)
+    return frozenset().union(*found), list(dict.fromkeys(said for part in missing for said in part))
 
-    def behind(record: Record) -> frozenset[str]:
-        wanted = [(role, content) for role, content in inputs(record).items() if role != "collection"]
-        return frozenset().union(*(of(record.path, role, content) for role, content in wanted))
 
-    def of(path: Path, role: str, content: str) -> frozenset[str]:
-        places, _ = holders(path, role, content)
-        if not places:
-            missing.append(f"the {role.capitalize()} {content[:12]}")
-            return frozenset()
-        found = [records.load(place) for place in places]
-        return patients(found[0]) if role == "dataset" else frozenset.intersection(*map(behind, found))
+def _behind(record: Record) -> tuple[frozenset[str], list[str]]:
+    wanted = [(role, content) for role, content in inputs(record).items() if role != "collection"]
+    parts = [_behind_all(record.path, role, content) for role, content in wanted]
+    return frozenset().union(*(found for found, _ in parts)), [said for _, missing in parts for said in missing]
 
-    return frozenset().union(*map(behind, starts)), missing
+
+def _behind_all(path: Path, role: str, content: str) -> tuple[frozenset[str], list[str]]:
+    """Return the patients behind every record of this content whose own way back is whole, or what is missing where none is."""
+    whole: list[frozenset[str]] = []
+    broken: list[tuple[frozenset[str], list[str]]] = []
+    altered: list[RecordError] = []
+    for place in holders(path, role, content)[0]:
+        try:
+            record = records.load(place)
+            found, missing = (patients(record), []) if role == "dataset" else _behind(record)
+        except RecordError as error:
+            altered.append(error)
+        else:
+            if missing:
+                broken.append((found, missing))
+            else:
+                whole.append(found)
+    if whole:
+        return frozenset.intersection(*whole), []
+    if altered:
+        raise altered[0]
+    return broken[0] if broken else (frozenset(), [f"the {role.capitalize()} {content[:12]}"])
 
 
 @dataclass(frozen=True)

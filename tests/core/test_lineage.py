@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from medpipe import lineage, records
+from medpipe.errors import RecordError
 from medpipe.records import MadeFrom, Noun, Record
 from medpipe.verify import chain_of, verify
 
@@ -58,6 +60,23 @@ def test_the_patients_behind_the_second_release_are_those_of_the_second_dataset(
     assert lineage.patients_behind(second["cohort"], second["report"]) == ({STAYS}, [])
     assert lineage.patients_behind(first["cohort"], first["report"]) == ({STAYS, LEAVES}, [])
     assert lineage.patients_behind(first["cohort"]) == ({STAYS}, [])
+
+
+@pytest.mark.parametrize("spoilt", ["deleted", "altered"])
+def test_one_whole_way_back_is_enough_where_that_of_a_twin_was_spoilt(chains: dict[str, Any], spoilt: str) -> None:
+    first, second = chains["first"], chains["second"]
+    if spoilt == "deleted":
+        shutil.rmtree(first["dataset"].path)
+    else:
+        (first["dataset"].path / lineage.INDEX).write_bytes(b"another")
+    assert lineage.patients_behind(second["cohort"], second["report"]) == ({STAYS}, [])
+    if spoilt == "deleted":
+        assert lineage.patients_behind(first["report"])[1] == [f"the Dataset {first['dataset'].content[:12]}"]
+        shutil.rmtree(second["dataset"].path)
+        assert lineage.patients_behind(second["cohort"])[1]
+    else:
+        with pytest.raises(RecordError, match="altered"):
+            lineage.patients_behind(first["report"])
 
 
 @pytest.mark.parametrize("name", ["first", "second"])

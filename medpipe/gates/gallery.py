@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpipe.gates.features import blurred
-from medpipe.gates.geometry import grey, points, sampled, transformed, unit
+from medpipe.gates.geometry import centred_within, grey, points, sampled, transformed, unit, within
 from medpipe.gates.votes import Patches
 from medpipe.threads import threads
 
@@ -76,6 +76,9 @@ class Gallery:
     coarse: Tensor  # (G, components), unit vectors in the basis
     basis: Tensor  # (P, components)
     places: Tensor  # (P, axes) of the coarse vectors
+    shows: Tensor  # (M, P), 1 for the points that a query under a coarse warp shows
+    shown_by: Tensor  # (W,) row of `shows` for each warp
+    lengths: Tensor  # (M, G) of the coarse vectors in what is shown
     patches: Patches
     groups: Tensor  # (G,) patients, as numbers
 
@@ -89,8 +92,13 @@ class Gallery:
             vectors = unit(sampled(blurred(small, _coarse_blur(small)), places.expand(len(small), -1, -1))[:, 0])
             _, directions = torch.linalg.eigh(vectors.T @ vectors)
             basis = directions[:, -COMPONENTS:]
+            warps, mirrors = bank(axes, small.shape[-1] == small.shape[-2])
+            shows, shown_by = torch.unique(
+                within(transformed(warps, places) * mirrors[:, None], small.shape[2:]), dim=0, return_inverse=True
+            )
+            lengths = torch.stack([centred_within(vectors, row.expand_as(vectors)).norm(dim=1) for row in shows]).clamp_min(1e-3)
             numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
-            return cls(small.half(), vectors @ basis, basis, places, Patches(small), numbers)
+            return cls(small.half(), vectors @ basis, basis, places, shows, shown_by, lengths, Patches(small), numbers)
 
     def shown(self, candidates: Tensor) -> Tensor:
         """Return training images (Z,) as they are compared: (Z, 1, …). What is made of them is made anew for each query, to save memory."""
@@ -104,17 +112,18 @@ def _coarse_blur(images: Tensor) -> float:
 def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each query the training images that look alike under some coarse warp: (N, K), with warps and mirrors.
 
-    Those whose group is the query's own (N,) are passed over.
+    Those whose group is the query's own (N,) are passed over. What lies beyond the query's edge under a warp does not count.
     """
     warps, mirrors = bank(queries.ndim - 2, queries.shape[-1] == queries.shape[-2])
     places = transformed(warps, gallery.places) * mirrors[:, None]  # (W, P, axes)
     n, w, p = len(queries), len(warps), len(gallery.places)
     smooth = blurred(queries, _coarse_blur(queries))
-    vectors = unit(sampled(smooth, places.reshape(1, w * p, -1).expand(n, -1, -1)).reshape(n * w, p)) @ gallery.basis
+    read = sampled(smooth, places.reshape(1, w * p, -1).expand(n, -1, -1)).reshape(n, w, p)
+    vectors = unit(read, gallery.shows[gallery.shown_by].expand_as(read)).flatten(0, 1) @ gallery.basis
     best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
     for start in range(0, len(gallery.coarse), RANKED):
-        block = gallery.coarse[start : start + RANKED]
-        alike, warp = (vectors @ block.T).abs().reshape(n, w, -1).max(1)  # a negative is as alike as its positive
+        block, lengths = gallery.coarse[start : start + RANKED], gallery.lengths[:, start : start + RANKED][gallery.shown_by]
+        alike, warp = ((vectors @ block.T).abs().reshape(n, w, -1) / lengths).max(1)  # a negative is as alike as its positive
         alike = alike.masked_fill(gallery.groups[start : start + RANKED] == own[:, None], -1.0)
         best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
         best, keep = best.topk(min(count, best.shape[1]), dim=1)

@@ -194,6 +194,15 @@ def test_copies_that_were_turned_far_are_found(degrees: float, train: Images, ga
     assert copies.flagged(copy_gate.scored(alignment.measures(gallery, made), rule), limits).sum() >= 10
 
 
+@pytest.mark.parametrize("share", [-0.2, 0.2])
+def test_the_bank_finds_copies_that_were_moved_by_a_fifth_of_the_side(share: float) -> None:
+    images = people(200, 1, side=32)[0]
+    moved = np.stack([copies._shifted(image / 255, share) for image in images[:20]])
+    index, warps, _ = shortlist(Gallery.of(images), grey(np.rint(moved * 255).astype(np.uint8)), torch.full((20,), -1), 1)
+    assert (index[:, 0] == torch.arange(20)).sum() >= 19
+    assert (warps[:, 0, 0, -1].abs() - 0.4).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_what_lies_outside_of_an_enlarged_copy_does_not_lead_its_registration_astray(dimensions: int) -> None:
     images = people(8, 5, side=36 if dimensions == 2 else 24, depth=24 if dimensions == 3 else 0)[0]

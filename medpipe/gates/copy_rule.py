@@ -28,7 +28,7 @@ REAL_WEIGHT = 4.0
 PAIRED = (
     "aligned_correlation", "aligned_ratio", "pixel_ratio", "information", "next_all", "rest_all", "next_coarse", "next_middle",
     "quarter", "half", "votes", "votes_next", "votes_scale", "patch_next", "straightness",
-    "affine_next", "even_information", "even_next", "even_quarter_median", "two_laid_weaker",
+    "affine_next", "even_information", "even_next", "even_quarter_median",
 )  # fmt: skip
 """Measures whose products with each other count: what one is worth depends on another, as likeness does on noise."""
 COLUMNS = [MEASURES.index(name) for name in PAIRED]

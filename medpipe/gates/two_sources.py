@@ -19,9 +19,8 @@ from medpipe.gates.gallery import Gallery
 from medpipe.gates.geometry import pixels, sampled, unit, within
 from medpipe.gates.registration import Pairs, joined
 
-MEASURES = ("two_information", "two_weaker", "two_next", "two_rest", "two_laid_information", "two_laid_weaker")
-"""Logarithms: nats that the best two share with the query; nats that the weaker of them adds to the other; how far above what
-another would add in its place; the first two again after each was laid onto what the other leaves."""
+MEASURES = ("two_information", "two_weaker")
+"""Logarithms of the nats that the best two share with the query, and that the weaker of them adds to the other."""
 BY_REST = 4
 """Candidates by the votes in what the best leaves unexplained."""
 ROUNDS = 3
@@ -64,18 +63,12 @@ def measures(queries: Queries, pairs: Pairs, of_candidates: Tensor, allowed: Ten
     apart = (candidates[:, :, None] != candidates[:, None]) & allowed[:, :, None] & allowed[:, None]
     added = torch.einsum("nbij,b->nij", _added(alone, between), freedom) * apart  # (N, K, K): what the second adds to the first
     both = ((_one(alone, freedom)[:, :, None] + added) * apart).flatten(1)
-    most, place = both.max(1)
-    rows, first, second = torch.arange(n), place // k, place % k
-    swapped = added[rows, first, second] > added[rows, second, first]
-    first, second = torch.where(swapped, second, first), torch.where(swapped, first, second)
-    weaker = added[rows, first, second]
-    rivals = added[rows, first] * (candidates != candidates.gather(1, second[:, None]))  # (N, K)
-    return [
-        torch.log(most + 0.1),
-        torch.log(weaker + 0.1),
-        *(torch.log((weaker + 0.5) / (rival + 0.5)) for rival in (rivals.max(1).values, rivals.sum(1) / max(1, k - 2))),
-        *(torch.log(nats + 0.1) for nats in _again(queries, pairs.chosen(rows * k + first), pairs.chosen(rows * k + second), freedom)),
-    ]
+    rows, place = torch.arange(n), both.argmax(1)
+    first, second = place // k, place % k
+    stronger = torch.where(added[rows, first, second] > added[rows, second, first], second, first)
+    weaker = first + second - stronger
+    nats = _again(queries, pairs.chosen(rows * k + stronger), pairs.chosen(rows * k + weaker), freedom)
+    return [torch.log(part * apart.flatten(1).any(1) + 0.1) for part in nats]
 
 
 def _again(queries: Queries, one: Pairs, two: Pairs, freedom: Tensor) -> tuple[Tensor, Tensor]:

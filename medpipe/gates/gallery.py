@@ -123,7 +123,8 @@ def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tup
     best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
     for start in range(0, len(gallery.coarse), RANKED):
         block, lengths = gallery.coarse[start : start + RANKED], gallery.lengths[:, start : start + RANKED][gallery.shown_by]
-        alike, warp = ((vectors @ block.T).abs().reshape(n, w, -1) / lengths).max(1)  # a negative is as alike as its positive
+        likeness = (vectors @ block.T).reshape(n, w, -1)
+        alike, warp = likeness.abs_().div_(lengths).max(1)  # a negative is as alike as its positive
         alike = alike.masked_fill(gallery.groups[start : start + RANKED] == own[:, None], -1.0)
         best, index = torch.cat([best, alike], 1), torch.cat([index, torch.arange(start, start + len(block)).expand(n, -1)], 1)
         best, keep = best.topk(min(count, best.shape[1]), dim=1)

@@ -50,10 +50,11 @@ def measures(queries: Queries, pairs: Pairs, of_candidates: Tensor, allowed: Ten
     affine warp, and the same candidate under two warps is one. Others are looked for in what the `best` (N,) leaves.
     """
     gallery, (n, k) = queries.gallery, allowed.shape
-    left = _left(queries, _drawn(queries, pairs.chosen(torch.arange(n) * k + best)))
-    ranking = gallery.patches.rank(left, gallery.groups, queries.own, BY_REST, 1)
-    found = _laid(Pairs.straight(ranking.whole, gallery.patches.mirrors[ranking.whole_mirror]), left, gallery)
-    allowed = torch.cat([allowed, gallery.groups[ranking.whole] != queries.own[:, None]], 1)
+    leading = pairs.chosen(torch.arange(n) * k + best)
+    left = _left(queries, _drawn(queries, leading))
+    others = gallery.patches.nearest(left, leading.mirror, gallery.groups, queries.own, BY_REST)  # mirrored as the best is
+    found = _laid(Pairs.straight(others, leading.mirror[:, None].expand(-1, others.shape[1], -1)), left, gallery)
+    allowed = torch.cat([allowed, gallery.groups[others] != queries.own[:, None]], 1)
     pairs, k = pairs.beside(found, n), allowed.shape[1]
     known = joined(of_candidates, detail.bands(gallery.shown(found.candidate)), n)
 

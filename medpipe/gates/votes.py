@@ -87,18 +87,33 @@ class Patches:
             vectors.append(functional.normalize(read @ basis, dim=1))
         self.bases, self.vectors = torch.stack(bases), torch.stack(vectors)  # (Q, P, d), (Q, G, d)
 
-    def _of(self, queries: Tensor) -> Tensor:
-        """Whitened patches of the queries under every mirroring and move, (Q, N · mirrors · moves, d)."""
-        places = (self.centres[:, None, None] + self.moves[None, :, None] + self.local) * self.mirrors[:, None, None, None]
-        read = sampled(detail(queries), places.reshape(1, -1, queries.ndim - 2).expand(len(queries), -1, -1))
-        patches = unit(read.reshape(len(queries), *places.shape[:-1]))  # (N, M, Q, S, P)
+    def _of(self, queries: Tensor, mirrors: Tensor) -> Tensor:
+        """Whitened patches of the queries under every one of their `mirrors` (N or 1, M, axes) and every move, (Q, N · M · moves, d)."""
+        places = self.centres[:, None, None] + self.moves[None, :, None] + self.local  # (Q, S, P, axes)
+        mirrored = places * mirrors[:, :, None, None, None]
+        read = sampled(detail(queries), mirrored.flatten(1, -2).expand(len(queries), -1, -1))
+        patches = unit(read.reshape(len(queries), *mirrored.shape[1:-1]))  # (N, M, Q, S, P)
         white = functional.normalize(torch.einsum("nmqsp,qpd->qnmsd", patches, self.bases), dim=-1)
         return white.flatten(1, 3)
+
+    def nearest(self, queries: Tensor, mirrors: Tensor, groups: Tensor, own: Tensor, count: int) -> Tensor:
+        """Return the training images (N, count) with the most votes of all patches of each query under its mirroring (N, axes) alone.
+
+        Those whose group (G,) is the query's own (N,) are passed over.
+        """
+        n, s, mine = len(queries), len(self.moves), self._of(queries, mirrors[:, None])
+        found = []
+        for start in range(0, self.vectors.shape[1], BLOCK):
+            block = self.vectors[:, start : start + BLOCK]
+            votes = torch.bmm(mine, block.mT).reshape(len(block), n, s, -1).amax(2).sum(0)  # (N, B)
+            found.append(votes.masked_fill(groups[start : start + BLOCK] == own[:, None], -2.0))
+        everyone = torch.cat(found, 1)
+        return everyone.topk(min(count, everyone.shape[1]), dim=1).indices
 
     def rank(self, queries: Tensor, groups: Tensor, own: Tensor, whole: int, single: int) -> Ranking:
         """Rank the training images for each query (N, 1, …); those whose group (G,) is the query's own (N,) are passed over."""
         n, m, s = len(queries), len(self.mirrors), len(self.moves)
-        mine = self._of(queries)
+        mine = self._of(queries, self.mirrors[None])
         wholes, singles, sums = [], [], []
         for start in range(0, self.vectors.shape[1], BLOCK):
             block = self.vectors[:, start : start + BLOCK]

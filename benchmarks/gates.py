@@ -34,7 +34,7 @@ from medpipe.recipe import Recipe
 
 LONG = True
 SIZES = [int(text) for text in os.environ.get("SIZES", "1000,5000").split(",")]
-SIDE, HELD_OUT, TESTED = 64, 500, 256
+SIDE, HELD_OUT, VALIDATED, TESTED = 64, 500, 32, 256
 GROUPS = {
     "copies": {"score", "calibrate", "practice", "planted"},
     "likeness, use, fairness, the gates' own test": {"describe", "embed", "baseline", "outlier", "selftest", "utility", "curve"},
@@ -78,7 +78,7 @@ def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:
     """Audit `size` candidates against `size` training images; return processor seconds of each group and peak memory in MiB."""
     settings = {
         "source": {"form": "arrays"},
-        "images": {"size": SIDE, "split": "given", "holdout": HELD_OUT / (size + HELD_OUT), "validation": 0},
+        "images": {"size": SIDE, "split": "given", "holdout": HELD_OUT / (size + HELD_OUT)},
     }
     recipe = Recipe.model_validate(settings | {"compute": {"workers": 1}})
     real = _write(size, scratch)
@@ -97,11 +97,10 @@ def _write(size: int, scratch: Path) -> Path:
     """Write source and candidates of `size`."""
     images, labels = distinct("train", "val", "test")
     images, generator = _enlarged(images), np.random.default_rng(1)
-    train, test = slice(0, size + HELD_OUT), slice(-TESTED, None)
+    beside = len(images) - TESTED - VALIDATED
+    splits = {"train": slice(0, min(size + HELD_OUT, beside)), "val": slice(beside, -TESTED), "test": slice(-TESTED, None)}
     parts: dict[str, Any] = {
-        f"{name}_{what}": values[rows]
-        for name, rows in (("train", train), ("test", test))
-        for what, values in (("images", images), ("labels", labels))
+        f"{name}_{what}": values[rows] for name, rows in splits.items() for what, values in (("images", images), ("labels", labels))
     }
     np.savez(scratch / "real.npz", **parts)
     asked = generator.permutation(labels[:size])

@@ -41,7 +41,7 @@ MEASURES = (
     "votes", "votes_next", "votes_spread", "votes_scale", "patch", "patch_next", "patch_spread", "patch_scale",
     "agrees_with_patch", "agrees_with_votes", "straightness",
     "affine_next", "affine_rest", "even_information", "even_next", "even_rest", "even_quarter", "even_quarter_median", "even_quarter_mean",
-    *two_sources.MEASURES,
+    "two_sources",
 )  # fmt: skip
 """What is measured of an image; higher is more alike.
 
@@ -51,7 +51,8 @@ the nats shared with the best bent candidate; `quarter`, `half`: the same in the
 above the second best, or above the mean of the rest; `affine_*`: before any is bent, since bending flatters the others of a
 blend; `votes*`, `patch*`: of all patches, of the best one; `*_spread`, `*_scale`: the lead in units of the candidates' spread, the
 best in units of the spread over all training images; `even_*`: of evened detail, the query drawn anew as it lies on the
-candidate, as a whole, and in the best, the median and the mean window; `two_*`: of the two candidates that explain the query best together.
+candidate, as a whole, and in the best, the median and the mean window; `two_sources`:
+logarithm of the nats that the weaker of the best two adds to the other.
 """
 Measures = NDArray[np.float64]
 
@@ -128,7 +129,7 @@ def _measured(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
             _over_rest(affine.clamp_min(0)),
             *_shared_evenly(even_held, even, candidates, candidates.gather(1, top)),
             *_window_by_window(quarters),
-            *two_sources.measures(Queries(gallery, split, own), pairs, of_candidates, allowed, affine.argmax(1)),
+            torch.log(two_sources.weaker(Queries(gallery, split, own), pairs, of_candidates, allowed, affine.argmax(1)) + 0.1),
         ],
         1,
     )

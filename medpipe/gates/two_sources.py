@@ -19,8 +19,6 @@ from medpipe.gates.gallery import Gallery
 from medpipe.gates.geometry import pixels, sampled, unit, within
 from medpipe.gates.registration import Pairs, joined
 
-MEASURES = ("two_information", "two_weaker")
-"""Logarithms of the nats that the best two share with the query, and that the weaker of them adds to the other."""
 BY_REST = 4
 """Candidates by the votes in what the best leaves unexplained."""
 ROUNDS = 3
@@ -43,8 +41,8 @@ class Queries:
         return self.split.shape[2:]
 
 
-def measures(queries: Queries, pairs: Pairs, of_candidates: Tensor, allowed: Tensor, best: Tensor) -> list[Tensor]:
-    """Measure queries by the best two of their candidates, (N,) for each of MEASURES.
+def weaker(queries: Queries, pairs: Pairs, of_candidates: Tensor, allowed: Tensor, best: Tensor) -> Tensor:
+    """Of the two candidates that explain a query best, return the nats that the weaker adds to the other, (N,); 0 where there are no two.
 
     `of_candidates` are the bands of the candidates of `pairs` (N · K, bands, …); only those that are `allowed` (N, K) count, each under its
     affine warp, and the same candidate under two warps is one. Others are looked for in what the `best` (N,) leaves.
@@ -63,17 +61,17 @@ def measures(queries: Queries, pairs: Pairs, of_candidates: Tensor, allowed: Ten
     candidates = pairs.candidate.reshape(n, k)
     apart = (candidates[:, :, None] != candidates[:, None]) & allowed[:, :, None] & allowed[:, None]
     added = torch.einsum("nbij,b->nij", _added(alone, between), freedom) * apart  # (N, K, K): what the second adds to the first
-    both = ((_one(alone, freedom)[:, :, None] + added) * apart).flatten(1)
+    by_one = -0.5 * torch.einsum("nbk,b->nk", torch.log(1 - alone**2), freedom)
+    both = ((by_one[:, :, None] + added) * apart).flatten(1)
     rows, place = torch.arange(n), both.argmax(1)
     first, second = place // k, place % k
     stronger = torch.where(added[rows, first, second] > added[rows, second, first], second, first)
-    weaker = first + second - stronger
-    nats = _again(queries, pairs.chosen(rows * k + stronger), pairs.chosen(rows * k + weaker), freedom)
-    return [torch.log(part * apart.flatten(1).any(1) + 0.1) for part in nats]
+    nats = _again(queries, pairs.chosen(rows * k + stronger), pairs.chosen(rows * k + first + second - stronger), freedom)
+    return nats * apart.flatten(1).any(1)
 
 
-def _again(queries: Queries, one: Pairs, two: Pairs, freedom: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay each of two candidates onto what the other leaves; return the nats (N,) that both share, and that the weaker adds."""
+def _again(queries: Queries, one: Pairs, two: Pairs, freedom: Tensor) -> Tensor:
+    """Lay each of two candidates onto what the other leaves; return the nats (N,) that the weaker adds."""
     gallery, n = queries.gallery, len(queries.split)
     for _ in range(ROUNDS):
         one = _laid(one, _left(queries, _drawn(queries, two), beside=_drawn(queries, one)), gallery)
@@ -81,7 +79,7 @@ def _again(queries: Queries, one: Pairs, two: Pairs, freedom: Tensor) -> tuple[T
     pairs = one.beside(two, n)
     alone, between = _correlations(queries, pairs, detail.bands(gallery.shown(pairs.candidate)))
     added = torch.einsum("nbij,b->nij", _added(alone, between), freedom)
-    return _one(alone, freedom)[:, 0] + added[:, 0, 1], torch.minimum(added[:, 0, 1], added[:, 1, 0])
+    return torch.minimum(added[:, 0, 1], added[:, 1, 0])
 
 
 def _laid(pairs: Pairs, onto: Tensor, gallery: Gallery) -> Pairs:
@@ -116,10 +114,6 @@ def _correlations(queries: Queries, pairs: Pairs, known: Tensor) -> tuple[Tensor
     query = unit(sampled(queries.split, at.expand(n, -1, -1)))  # (N, bands, P)
     laid = unit(sampled(known, places), counts).reshape(n, -1, *query.shape[1:]).transpose(1, 2)  # (N, bands, K, P)
     return (laid @ query[..., None])[..., 0].clamp(0, LARGEST), laid @ laid.mT
-
-
-def _one(alone: Tensor, freedom: Tensor) -> Tensor:
-    return -0.5 * torch.einsum("nbk,b->nk", torch.log(1 - alone**2), freedom)
 
 
 def _added(alone: Tensor, between: Tensor) -> Tensor:

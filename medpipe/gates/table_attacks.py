@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from medpipe import seeds
+from medpipe.gates import singling_out
 from medpipe.gates.table import table
 from medpipe.gates.verdict import Verdict, judge
 from medpipe.images.dataset import Dataset
@@ -28,17 +29,11 @@ TARGETS = 2000
 """Most patients of a kind that are attacked."""
 ROWS = 4000
 """Most synthetic rows that the attacker uses."""
-GUESSES = 500
-"""Predicates that are tried to single a patient out."""
-GUESSES_MIN = 20
-"""Fewer predicates than this say nothing."""
-GROUPS = 200
-"""Groups of patients as many as were held out, drawn to see how much the isolated ones depend on who was."""
 SPLITS = 4
 """Ways in which the columns are divided between two data sets that the attacker links."""
 NEIGHBOURS = 5
-REACH, TOLERANCE = 0.01, 0.05
-"""Half-width of a predicate on a continuous value, and how near an inferred one must come, in units of its range."""
+TOLERANCE = 0.05
+"""How near an inferred continuous value must come, in units of its range."""
 Values = NDArray[np.float64]
 Hits = NDArray[np.float64]
 
@@ -121,87 +116,12 @@ def run(train: Table, control: Table, made: Table, names: Sequence[str], seed: i
 
 
 def _single_out(train: Table, control: Table, made: Table, draws: np.random.Generator) -> Iterator[Attack]:
-    """Predicates that hold for one synthetic row alone: for how many does one patient alone fulfil them?
-
-    The training patients are taken in parts as large as the control, since whether a predicate isolates one depends on how many there are.
-    """
-    shuffled = Table(np.stack([draws.permutation(column) for column in made.values.T], 1), made.continuous)
-    width = made.values.shape[1]
-    parts = np.array_split(draws.permutation(len(train)), max(1, len(train) // len(control)))
-    for what, sizes in (("one column", (1, 1)), ("several columns", (2, width))):
-        if sizes[1] < sizes[0]:
-            continue
-        boxes, guesses = (_boxes(of, sizes, draws) for of in (made, shuffled))
-        if len(boxes) < GUESSES_MIN:
-            continue
-        inside, naive = (_inside(of, np.concatenate((train.values, control.values))) for of in (boxes, guesses))
-        known, held = inside[:, : len(train)], inside[:, len(train) :]
-        hits, guess = (np.mean([_alone(of[:, part]) for part in parts]) for of in (known, naive))
+    """Predicates that hold for one synthetic row alone: for how many does one patient alone fulfil them?"""
+    for found in singling_out.tried(train.values, control.values, made.values, made.continuous, draws):
         yield Attack(
-            "singling_out",
-            what,
-            float(hits),
-            len(boxes),
-            _alone(held),
-            len(boxes),
-            float(guess),
-            by_group=_by_group(inside, len(control), draws),
-            parts=len(parts),
-        )
-
-
-def _by_group(inside: NDArray[np.bool_], size: int, draws: np.random.Generator) -> float:
-    """Standard deviation of the share that predicates isolate among `size` patients, by which patients these are.
-
-    All predicates are tried on the same few patients, so their hits go up and down together. Groups are drawn from all patients,
-    `inside` (P, N), without replacement: one that is a large part of them varies less than a fresh one would.
-    """
-    n = inside.shape[1]
-    shares = [_alone(inside[:, draws.permutation(n)[:size]]) for _ in range(GROUPS)]
-    return float(np.std(shares, ddof=1)) / math.sqrt(1 - size / n)
-
-
-def _boxes(made: Table, sizes: tuple[int, int], draws: np.random.Generator) -> Values:
-    """Draw predicates (P, columns, 2), each a lowest and a highest value of each column, that hold for one row of `made`."""
-    n, width = made.values.shape
-    known = np.isfinite(made.values)
-    found: list[Values] = []
-    for row in draws.integers(0, n, 2 * GUESSES) if n else ():
-        size = int(draws.integers(sizes[0], sizes[1] + 1))
-        columns = draws.permutation(np.flatnonzero(known[row]))[:size]
-        if len(columns) < size:
-            continue
-        box = np.tile([-np.inf, np.inf], (width, 1))
-        for column in columns:
-            value = made.values[row, column]
-            reach = REACH if made.continuous[column] else 0.25
-            box[column] = value - reach, value + reach
-        found.append(box)
-    for column in np.flatnonzero(made.continuous) if sizes == (1, 1) else ():  # the ends of a column are the classical predicate
-        if known[:, column].any():
-            for end, value in ((1, np.nanmin(made.values[:, column])), (0, np.nanmax(made.values[:, column]))):
-                box = np.tile([-np.inf, np.inf], (width, 1))
-                box[column, end] = value
-                found.append(box)
-    if not found:
-        return np.empty((0, width, 2))
-    boxes = np.unique(np.stack(found), axis=0)
-    boxes = boxes[np.flatnonzero(_inside(boxes, made.values).sum(1) == 1)]
-    return boxes[draws.permutation(len(boxes))[:GUESSES]]
-
-
-def _inside(boxes: Values, values: Values) -> NDArray[np.bool_]:
-    """Say which rows of `values` lie in which boxes (P, columns, 2): (P, N). An unknown value lies in no box that asks for it."""
-    out = np.empty((len(boxes), len(values)), dtype=bool)
-    for number, box in enumerate(boxes):
-        asked = np.isfinite(box).any(1)
-        out[number] = ((values[:, asked] >= box[asked, 0]) & (values[:, asked] <= box[asked, 1])).all(1)
-    return out
-
-
-def _alone(inside: NDArray[np.bool_]) -> float:
-    """Share of predicates in which exactly one row lies; 0 where there are no predicates."""
-    return float((inside.sum(1) == 1).mean()) if len(inside) else 0.0
+            "singling_out", found.what, found.hits, found.tries, found.control, found.tries, found.guess,
+            by_group=found.by_group, parts=found.parts,
+        )  # fmt: skip
 
 
 def _nearest(targets: Table, made: Table, columns: Sequence[int], k: int, draws: np.random.Generator) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medpipe import identifiers
-from medpipe.gates import disclosure, distributions, reidentification, table_attacks
+from medpipe.gates import disclosure, distributions, reidentification, singling_out, table_attacks
 from medpipe.settings import GatesSettings
 
 COVARIATES = [
@@ -133,9 +133,9 @@ def test_whom_singling_out_is_compared_with_counts_in_its_interval() -> None:
     tables = table_attacks.tables([people(n, k) for k, n in enumerate((100, 60, 500, 20_000))], columns)
     train, control, cohort, others = tables
     attack = next(a for a in table_attacks.run(train, control, cohort, list(columns), 0) if a.what == "several columns")
-    boxes = table_attacks._boxes(cohort, (2, 3), np.random.default_rng(0))
-    inside, draws = table_attacks._inside(boxes, others.values), np.random.default_rng(1)
-    fresh = float(np.std([table_attacks._alone(inside[:, draws.permutation(20_000)[:60]]) for _ in range(300)]))
+    boxes = singling_out._boxes(cohort.values, cohort.continuous, (2, 3), np.random.default_rng(0))
+    inside, draws = singling_out._inside(boxes, others.values), np.random.default_rng(1)
+    fresh = float(np.std([singling_out._alone(inside[:, draws.permutation(20_000)[:60]]) for _ in range(300)]))
     assert attack.by_group == pytest.approx(fresh, rel=0.35)
     risk, low, high = attack.risk(2)
     alone = dataclasses.replace(attack, by_group=0.0).risk(2)

@@ -25,6 +25,8 @@ COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
 BLOCK, RANKED = 1024, 128
 """Training images that are compared, and ranked, at once: ranking holds as many figures for each warp of each query."""
+LEAST = 0.1
+"""Least length of a coarse vector in what is shown: of less, where a part is all but flat, the directions that are kept say nothing."""
 ZOOMS = (0.7, 0.78, 0.88, 1.12, 1.27, 1.42)
 TURNS = (-8.0, 8.0)
 """Small turns in the plane, in degrees."""
@@ -96,7 +98,7 @@ class Gallery:
             shows, shown_by = torch.unique(
                 within(transformed(warps, places) * mirrors[:, None], small.shape[2:]), dim=0, return_inverse=True
             )
-            lengths = torch.stack([centred_within(vectors, row.expand_as(vectors)).norm(dim=1) for row in shows]).clamp_min(1e-3)
+            lengths = torch.stack([centred_within(vectors, row.expand_as(vectors)).norm(dim=1) for row in shows]).clamp_min(LEAST)
             numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
             return cls(small.half(), vectors @ basis, basis, places, shows, shown_by, lengths, Patches(small), numbers)
 

@@ -29,7 +29,7 @@ ALIKE, LARGEST = 0.98, 0.999
 
 @dataclass(frozen=True)
 class Queries:
-    """What is explained: the bands of the queries (N, bands, …), and the training images with which nothing is compared."""
+    """What is explained by what: the bands `split` of the queries (N, bands, …) by the gallery, but for each one's `own` group."""
 
     gallery: Gallery
     split: Tensor

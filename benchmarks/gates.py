@@ -5,7 +5,8 @@
 Real radiographs (PneumoniaMNIST in MEDPIPE_DATA) enlarged to 64², audited as somebody else's images with the recipe's defaults: 1,000
 against 1,000, then 5,000 against 5,000. The candidates are even blends of three training images of a class, turned a little: what
 is measured does not depend on what the gates say of them. Processor seconds of one process; jobs are independent and of one
-thread each, so two free cores take about half. SIZES says which sizes.
+thread each, so two free cores take about half. SIZES says which sizes. Then the search for copies alone, among as many training images
+and among 50,000: processor time of an image, and the most memory that is its worker's own, beside what it maps from files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import resource
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -28,15 +30,19 @@ from scipy import ndimage
 from benchmarks.images import distinct
 from benchmarks.table import Row
 from medpipe.deid.deidentify import deidentify
+from medpipe.gates import alignment
 from medpipe.gates.audit import audit
+from medpipe.gates.gallery import Gallery
+from medpipe.gates.room import Room
 from medpipe.images.preprocess import preprocess
 from medpipe.recipe import Recipe
 
 LONG = True
 SIZES = [int(text) for text in os.environ.get("SIZES", "1000,5000").split(",")]
+SEARCHED = (5_000, 50_000)
 SIDE, HELD_OUT, VALIDATED, TESTED = 64, 500, 32, 256
 GROUPS = {
-    "copies": {"score", "calibrate", "practice", "planted"},
+    "copies": {"gallery", "score", "calibrate", "practice", "planted"},
     "likeness, use, fairness, the gates' own test": {"describe", "embed", "baseline", "outlier", "selftest", "utility", "curve"},
     "the feature network": {"encoder"},
 }
@@ -72,6 +78,59 @@ def rows() -> Iterator[Row]:
         copies, rest = (seconds[group] / 2 for group in list(GROUPS)[:2])
         yield Row(f"copies, {size:,} against {size:,}: two cores", copies, "s", "ten minutes", 600, "at most 1")
         yield Row(f"quality after features, {size:,} against {size:,}: two cores", rest, "s", "five minutes", 300, "at most 1")
+    (few, least_memory), (many, memory) = (_searched_in_process(size) for size in SEARCHED)
+    beside = f"{SEARCHED[0]:,} training images"
+    yield Row(
+        f"search for copies among {SEARCHED[1]:,} training images: an image",
+        many,
+        "s",
+        beside,
+        few,
+        f"at most {SEARCHED[1] // SEARCHED[0]}",
+    )
+    yield Row(f"its own memory among {SEARCHED[1]:,}", memory, "MiB", beside, least_memory, "at most 1.5")
+
+
+def _searched_in_process(size: int) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as scratch, get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        arrays = pool.apply(_prepared, (size, Path(scratch)))
+        return pool.apply(_searched, (arrays, Path(scratch)))
+
+
+def _blends(start: int, stop: int) -> Images:
+    """Even blends of three training images, enlarged: as many as are wanted, each its own."""
+    images, _ = distinct("train", "val")
+    chosen = np.random.default_rng(start).integers(0, len(images), (stop - start, 3))
+    return np.repeat(np.repeat(images[chosen].mean(1).astype(np.uint8)[:, None], 2, 2), 2, 3)
+
+
+def _prepared(size: int, scratch: Path) -> dict[str, NDArray[Any]]:
+    return Gallery.made(lambda part: _blends(part.start, part.stop), np.arange(size), Room(scratch)).arrays
+
+
+def _searched(arrays: dict[str, NDArray[Any]], scratch: Path) -> tuple[float, float]:
+    """Return processor seconds of an image and the most MiB that the process held beside what it maps."""
+    gallery, queries = Gallery.opened(arrays, Room(scratch)), _blends(1_000_000, 1_000_128)
+    most, ended = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            most[0] = max(most[0], _own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begun = time.process_time()
+    alignment.measures(gallery, queries)
+    seconds = time.process_time() - begun
+    ended.set()
+    watcher.join()
+    return seconds / len(queries), most[0]
+
+
+def _own_memory() -> float:
+    """MiB of memory that no file backs (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1024
 
 
 def measured(size: int, scratch: Path) -> tuple[dict[str, float], float]:

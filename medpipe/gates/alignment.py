@@ -212,13 +212,13 @@ def _fits(fit: Tensor, other: Tensor) -> list[Tensor]:
 
 
 def _pixels(gallery: Gallery, queries: Tensor, own: Tensor) -> Tensor:
-    flat = queries.flatten(1)
-    products, lengths = zip(
-        *((flat @ known.T, (known**2).sum(1)) for known in map(Tensor.float, torch.split(gallery.images.flatten(1), BLOCK))), strict=True
-    )
-    square = ((flat**2).sum(1)[:, None] + torch.cat(lengths)[None] - 2 * torch.cat(products, 1)).clamp_min(0)
-    square = square.masked_fill(gallery.groups == own[:, None], float(square.max()) if square.numel() else 0.0)
-    near = square.topk(min(NEIGHBOURS, square.shape[1]), largest=False).values
+    flat, near = queries.flatten(1), torch.empty(len(queries), 0)
+    furthest = 4.0 * flat.shape[1]  # images lie in [-1, 1]
+    for known, groups in zip(torch.split(gallery.images, BLOCK), torch.split(gallery.groups, BLOCK), strict=True):
+        training = known.flatten(1).float()
+        square = ((flat**2).sum(1)[:, None] + (training**2).sum(1) - 2 * flat @ training.T).clamp_min(0)
+        near = torch.cat([near, square.masked_fill(groups == own[:, None], furthest)], 1)
+        near = near.topk(min(NEIGHBOURS, near.shape[1]), largest=False).values
     return -0.5 * torch.log((near[:, 0] + EPSILON) / (near.mean(1) + EPSILON))
 
 

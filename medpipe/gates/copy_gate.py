@@ -52,21 +52,23 @@ def assess(
     planted: Mapping[str, tuple[Measures, NDArray[np.bool_]]],
     rule: CopyRule,
     settings: GatesSettings,
+    patients: NDArray[Any] | None = None,
 ) -> Found:
     """Judge the measures of the cohort (N, measures).
 
-    `exact` (N,) says which images have a training image's digest, `real` are the measures of held-out images, `planted`
-    holds for each family of copies the measures and the exact matches; `rule` weighs the measures.
+    `exact` (N,) says which images have a training image's digest, `real` are the measures of held-out images (of the `patients`, or
+    each of its own), `planted` holds for each family of copies the measures and the exact matches; `rule` weighs the measures.
     """
     certifiable = len(real) >= HOLDOUT_MIN
     scores, held = scored(cohort, rule), scored(real, rule)
-    limits = _limits(held, settings.copy_false_positive) if certifiable else np.full(len(RULES), math.nan)
+    limits = limits_on(held, settings.copy_false_positive) if certifiable else np.full(len(RULES), math.nan)
     near = copies.flagged(scores, limits) if certifiable else ~np.isfinite(scores).all(axis=1)
     detector = [_recall(family, scored(found, rule), same, limits) for family, (found, same) in planted.items()]
     near = np.asarray(near, dtype=np.bool_)
     withheld = np.logical_or(near, exact)
     reasons = ["exact_copy" if same else "near_copy" if alike else "" for same, alike in zip(exact.tolist(), near.tolist(), strict=True)]
-    called = _called(held, settings.copy_false_positive) if certifiable else 0
+    people = np.arange(len(real)) if patients is None else patients
+    called = _called(held, people, settings.copy_false_positive) if certifiable else 0
     verdicts = [_exact(exact), _near(withheld, called, len(real), settings, certifiable), _self_test(detector, settings.copy_recall_min)]
     return Found(verdicts, withheld, reasons, detector, scores, _false_alarms(called, len(real), settings, certifiable))
 
@@ -76,22 +78,23 @@ def scored(measures: Measures, rule: CopyRule) -> Scores:
     return np.stack([rule(measures), measures[:, MEASURES.index("aligned_correlation")]], 1)
 
 
-def _limits(real: Scores, share: float) -> Scores:
+def limits_on(real: Scores, share: float) -> Scores:
     """Set the limits on the scores (N, rules) of held-out images so that at most about `share` of them is called a copy."""
     return np.concatenate([copies.thresholds(real[:, [rule]], share * level) for rule, level in enumerate(LEVELS)])
 
 
-def _called(real: Scores, share: float) -> int:
-    """Count the held-out images that are called copies by limits set on the other four fifths of them."""
-    fold = np.arange(len(real)) % FOLDS
-    return sum(int(copies.flagged(real[fold == k], _limits(real[fold != k], share)).sum()) for k in range(FOLDS))
+def _called(real: Scores, patients: NDArray[Any], share: float) -> int:
+    """Count the held-out images that are called copies by limits set on four fifths of the patients, who are not theirs."""
+    _, person = np.unique(patients, return_inverse=True)
+    fold = (person if person.max(initial=0) >= FOLDS else np.arange(len(real))) % FOLDS  # of too few patients images are taken
+    return sum(int(copies.flagged(real[fold == k], limits_on(real[fold != k], share)).sum()) for k in range(FOLDS))
 
 
 def _false_alarms(called: int, n: int, settings: GatesSettings, certifiable: bool) -> dict[str, Any]:
     low, high = copies.clopper_pearson(called, n)
     return figures(
         "False alarms of the search for copies",
-        "Share of held-out real images that are called near copies by limits set on other held-out images, with its 95 % interval; "
+        "Share of held-out real images that are called near copies by limits set on other held-out patients, with its 95 % interval; "
         "the limits aim at the stated level.",
         ("images", "share", "low", "high", "stated level"),
         [("held-out images", called / n, low, high, settings.copy_false_positive)] if certifiable else [],

@@ -11,21 +11,29 @@ from numpy.typing import NDArray
 
 from medpipe import seeds, store
 from medpipe.gates import alignment, copies
-from medpipe.gates.gallery import Gallery
-from medpipe.gates.job import PLAN, Arrays, Job, found
+from medpipe.gates.gallery import MAPPED, Gallery
+from medpipe.gates.job import GALLERY, PLAN, Arrays, Job, found
+from medpipe.gates.room import Room
 from medpipe.images.dataset import Dataset
 
 
+def prepared(job: Job) -> Arrays:
+    """The gallery of the training images, once for all workers: they map its files, and hold none of it."""
+    data, plan, room = Dataset.open(job.dataset), found(job.state, PLAN), Room(job.state)
+    gallery = Gallery.made(lambda part: data.images(plan["train"][part]), plan["patients"], room)
+    room.keep(MAPPED)
+    return gallery.arrays
+
+
 @lru_cache(maxsize=1)
-def _gallery(dataset: Path, state: Path) -> Gallery:
-    """One worker does many jobs of one run: what they share is made once."""
-    plan = found(state, PLAN)
-    return Gallery.of(Dataset.open(dataset).images(plan["train"]), plan["patients"])
+def _gallery(state: Path) -> Gallery:
+    """One worker does many jobs of one run."""
+    return Gallery.opened(found(state, GALLERY), Room(state))
 
 
 def searched(job: Job, images: store.Images, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Measure images (N, C, …) against the training images, but for those of the patient `own` (N,)."""
-    return alignment.measures(_gallery(job.dataset, job.state), images, own)
+    return alignment.measures(_gallery(job.state), images, own)
 
 
 def digests(images: store.Images) -> NDArray[np.uint8]:

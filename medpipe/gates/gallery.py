@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,9 +19,13 @@ from torch import Tensor
 
 from medpipe.gates.features import blurred
 from medpipe.gates.geometry import centred_within, grey, points, sampled, transformed, unit, within
+from medpipe.gates.room import Room, parts
 from medpipe.gates.votes import Patches
 from medpipe.threads import threads
 
+Stored = NDArray[np.unsignedinteger[Any]]
+MAPPED = ("images", "coarse", "lengths", "patches")
+"""What grows with the training images."""
 COMPONENTS = 48
 """Directions kept of the coarse vectors: they only have to rank."""
 BLOCK, RANKED = 1024, 128
@@ -80,31 +85,73 @@ class Gallery:
     places: Tensor  # (P, axes) of the coarse vectors
     shows: Tensor  # (M, P), 1 for the points that a query under a coarse warp shows
     shown_by: Tensor  # (W,) row of `shows` for each warp
-    lengths: Tensor  # (M, G) of the coarse vectors in what is shown
+    lengths: Tensor  # (G, M) of the coarse vectors in what is shown
     patches: Patches
     groups: Tensor  # (G,) patients, as numbers
 
     @classmethod
-    def of(cls, images: NDArray[np.unsignedinteger[Any]], groups: NDArray[np.int64] | None = None) -> Gallery:
-        """Prepare the gallery of stored training images (G, C, …); images of one of the `groups` (G,) are of one patient."""
+    def of(cls, images: Stored, groups: NDArray[np.int64] | None = None) -> Gallery:
+        """Prepare the gallery of stored training images (G, C, …) in memory; images of one of the `groups` (G,) are of one patient."""
+        return cls.made(images.__getitem__, np.arange(len(images)) if groups is None else groups, Room())
+
+    @classmethod
+    def made(cls, read: Callable[[slice], Stored], groups: NDArray[np.int64], room: Room) -> Gallery:
+        """Prepare the gallery of the training images (G, C, …) that `read` gives in parts; what grows with them lies in `room`."""
+        count = len(groups)
         with threads(1), torch.inference_mode():
-            small = grey(images)
-            axes = small.ndim - 2
-            places = points(axes, 11 if axes == 2 else 6, 0.75)
-            vectors = unit(sampled(blurred(small, _coarse_blur(small)), places.expand(len(small), -1, -1))[:, 0])
-            _, directions = torch.linalg.eigh(vectors.T @ vectors)
-            basis = directions[:, -COMPONENTS:]
-            warps, mirrors = bank(axes, small.shape[-1] == small.shape[-2])
-            shows, shown_by = torch.unique(
-                within(transformed(warps, places) * mirrors[:, None], small.shape[2:]), dim=0, return_inverse=True
-            )
-            lengths = torch.stack([centred_within(vectors, row.expand_as(vectors)).norm(dim=1) for row in shows]).clamp_min(LEAST)
-            numbers = torch.arange(len(small)) if groups is None else torch.from_numpy(groups)
-            return cls(small.half(), vectors @ basis, basis, places, shows, shown_by, lengths, Patches(small), numbers)
+            first = grey(read(slice(0, 1)))
+            axes, shape = first.ndim - 2, first.shape[2:]
+            images = room.made("images", (count, *first.shape[1:]), torch.half)
+            for part in parts(count):
+                images[part] = grey(read(part)).half()
+            places = _places(axes)
+            moments = sum(vectors.T @ vectors for _, vectors in _coarse(images, places))
+            basis = torch.linalg.eigh(moments)[1][:, -COMPONENTS:]
+            warps, mirrors = bank(axes, shape[-1] == shape[-2])
+            shows, shown_by = torch.unique(within(transformed(warps, places) * mirrors[:, None], shape), dim=0, return_inverse=True)
+            coarse = room.made("coarse", (count, basis.shape[1]), torch.float)
+            lengths = room.made("lengths", (count, len(shows)), torch.float)
+            for part, vectors in _coarse(images, places):
+                coarse[part] = vectors @ basis
+                shown = (centred_within(vectors, row.expand_as(vectors)).norm(dim=1) for row in shows)
+                lengths[part] = torch.stack(list(shown), 1).clamp_min(LEAST)
+            patches = Patches.of(images, room)
+            return cls(images, coarse, basis, places, shows, shown_by, lengths, patches, torch.from_numpy(groups))
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What does not lie in its Room."""
+        held = {"basis": self.basis, "bases": self.patches.bases, "shows": self.shows, "shown_by": self.shown_by, "groups": self.groups}
+        return {name: value.numpy() for name, value in held.items()} | {"shape": np.array(self.images.shape)}
+
+    @classmethod
+    def opened(cls, arrays: Mapping[str, NDArray[Any]], room: Room) -> Gallery:
+        """Open the gallery whose `arrays` were kept and whose large tensors lie in `room`: they are mapped, not read."""
+        kept = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        basis, shows, groups = kept["basis"], kept["shows"], kept["groups"]
+        count, shape = len(groups), tuple(arrays["shape"].tolist())
+        axes = len(shape) - 2
+        images = room.opened("images", shape, torch.half)
+        coarse = room.opened("coarse", (count, basis.shape[1]), torch.float)
+        lengths = room.opened("lengths", (count, len(shows)), torch.float)
+        patches = Patches.opened(kept["bases"], count, axes, room)
+        return cls(images, coarse, basis, _places(axes), shows, kept["shown_by"], lengths, patches, groups)
 
     def shown(self, candidates: Tensor) -> Tensor:
         """Return training images (Z,) as they are compared: (Z, 1, …). What is made of them is made anew for each query, to save memory."""
         return self.images[candidates].float()
+
+
+def _places(axes: int) -> Tensor:
+    """Return the points (P, axes) at which coarse vectors are read."""
+    return points(axes, 11 if axes == 2 else 6, 0.75)
+
+
+def _coarse(images: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield part after part of the coarse vectors of the images (G, 1, …)."""
+    for part in parts(len(images)):
+        small = images[part].float()
+        yield part, unit(sampled(blurred(small, _coarse_blur(small)), places.expand(len(small), -1, -1))[:, 0])
 
 
 def _coarse_blur(images: Tensor) -> float:
@@ -124,7 +171,7 @@ def shortlist(gallery: Gallery, queries: Tensor, own: Tensor, count: int) -> tup
     vectors = unit(read, gallery.shows[gallery.shown_by].expand_as(read)).flatten(0, 1) @ gallery.basis
     best, index, which = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long), torch.empty(n, 0, dtype=torch.long)
     for start in range(0, len(gallery.coarse), RANKED):
-        block, lengths = gallery.coarse[start : start + RANKED], gallery.lengths[:, start : start + RANKED][gallery.shown_by]
+        block, lengths = gallery.coarse[start : start + RANKED], gallery.lengths[start : start + RANKED].T[gallery.shown_by]
         likeness = (vectors @ block.T).reshape(n, w, -1)
         alike, warp = likeness.abs_().div_(lengths).max(1)  # a negative is as alike as its positive
         alike = alike.masked_fill(gallery.groups[start : start + RANKED] == own[:, None], -1.0)

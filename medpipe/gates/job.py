@@ -23,6 +23,7 @@ from medpipe.settings import GatesSettings
 Arrays = Mapping[str, NDArray[Any]]
 Kind = Literal[
     "encoder",
+    "gallery",
     "calibrate",
     "score",
     "planted",
@@ -43,6 +44,7 @@ BLOCK = 512
 """Images in a job over many images."""
 PLAN = "plan"
 ENCODER = "encoder"
+GALLERY = "gallery"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return ENCODER if self.kind == "encoder" else f"{self.kind}-{self.what}-{self.start}"
+        return self.kind if self.kind in (ENCODER, GALLERY) else f"{self.kind}-{self.what}-{self.start}"
 
     @property
     def settings(self) -> tuple[int, GatesSettings]:

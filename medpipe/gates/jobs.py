@@ -39,6 +39,8 @@ def _result(job: Job) -> Arrays:
     match job.kind:
         case "encoder":
             result = _encoder(job)
+        case "gallery":
+            result = copy_search.prepared(job)
         case "calibrate" | "score":
             result = _score(job)
         case "planted" | "practice":
@@ -74,7 +76,7 @@ def _result(job: Job) -> Arrays:
 
 def _encoder(job: Job) -> Arrays:
     seed, settings = job.settings
-    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["train"]
+    data, rows = Dataset.open(job.dataset), found(job.state, PLAN)["encoder"]
     classes = list(data.facts["classes"])
     labels = numbers(data.index["label"], classes)[rows]
     weights = features.train(data.images(rows), labels, len(classes), budget=settings.feature_images, seed=seed)

@@ -75,7 +75,8 @@ class Measured:
         rule = CopyRule.fit(copied, np.concatenate(others))
         scored = self.scored["copy_measures"]
         held = self.held.get("copy_measures", np.empty((0, scored.shape[1])))
-        return copy_gate.assess(scored, self._same(self.scored["digests"]), held, planted, rule, self.recipe.gates)
+        people = self.data.index["patient"].to_numpy()[self.rows["holdout"]]
+        return copy_gate.assess(scored, self._same(self.scored["digests"]), held, planted, rule, self.recipe.gates, people)
 
     def _same(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return np.array([digest.tobytes() in self.known for digest in digests], dtype=bool)

@@ -21,7 +21,7 @@ from medpipe.records import Record
 EMBEDDED = 8192
 """Most images of one kind that are embedded: what bounds memory, whatever the size of the cohort."""
 TRAINED = 20_000
-"""Most images that an arm of the utility gate learns from."""
+"""Most images that an arm of the utility gate, or the feature network, learns from."""
 TESTED_MIN = 200
 """A test split below this is joined by the other images that no model was trained on."""
 
@@ -88,6 +88,7 @@ def parts(data: Dataset, holdout: Rows, cohort: pd.DataFrame, seed: int) -> dict
         "tested": tested,
         "utility_real": some(labelled, arm, "utility_real"),
         "utility_synthetic": some(labelled_made, arm, "utility_synthetic"),
+        "encoder": some(train, TRAINED, "encoder"),
         "embed_train": some(train, EMBEDDED, "embed_train"),
         "embed_holdout": some(holdout, EMBEDDED, "embed_holdout"),
         "embed_cohort": some(np.arange(len(cohort)), EMBEDDED, "embed_cohort"),
@@ -100,39 +101,36 @@ def testable(data: Dataset, rows: dict[str, Rows]) -> bool:
     return len(np.unique(labels[rows["tested"]])) >= 2 and len(rows["utility_synthetic"]) > 0
 
 
-def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+def first(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
     """Return the jobs that need nothing, the longest first."""
-    text = recipe.model_dump_json()
-
-    def job(kind: Kind, what: str, start: int = 0, stop: int = 0) -> Job:
-        return Job(kind, what, start, stop, cohort, data.record.path, state, text)
-
-    def over(kind: Kind, what: str, n: int) -> list[Job]:
-        return [job(kind, what, start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
-
-    arms = [job("utility", what, number) for number in range(recipe.gates.utility_seeds) for what in ("real", "synthetic")]
+    common = (cohort, data.record.path, state, recipe.model_dump_json())
+    arms = [Job("utility", what, n, 0, *common) for n in range(recipe.gates.utility_seeds) for what in ("real", "synthetic")]
     return [
-        job("encoder", "train"),
+        Job("gallery", "train", 0, 0, *common),
+        Job("encoder", "train", 0, 0, *common),
         *(arms if testable(data, rows) else []),
         *of_use.jobs(cohort, data, state, recipe, rows, testable(data, rows)),
-        *over("score", "cohort", images),
-        *over("calibrate", "holdout", len(rows["holdout"])),
-        *over("practice", "copies", recipe.gates.copy_practice),
-        *over("practice", "real", min(recipe.gates.copy_practice, len(rows["train"]))),
-        *over("practice", "altered", min(recipe.gates.copy_practice // 2, len(rows["train"]))),
-        *over("practice", "strange", recipe.gates.copy_practice // 8),
-        *(job("planted", family) for family in copies.FAMILIES),
-        *over("describe", "train", len(rows["train"])),
+        *_over("describe", "train", len(rows["train"]), *common),
     ]
 
 
-def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows]) -> list[Job]:
-    """Return the jobs that need the feature network."""
+def second(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
+    """Return the jobs that need the feature network or the gallery of training images."""
+    common, practice = (cohort, data.record.path, state, recipe.model_dump_json()), recipe.gates.copy_practice
     return [
-        Job("embed", what, start, min(start + BLOCK, len(rows[f"embed_{what}"])), cohort, data.record.path, state, recipe.model_dump_json())
-        for what in ("train", "holdout", "cohort")
-        for start in range(0, len(rows[f"embed_{what}"]), BLOCK)
+        *(job for what in ("train", "holdout", "cohort") for job in _over("embed", what, len(rows[f"embed_{what}"]), *common)),
+        *_over("score", "cohort", images, *common),
+        *_over("calibrate", "holdout", len(rows["holdout"]), *common),
+        *_over("practice", "copies", practice, *common),
+        *_over("practice", "real", min(practice, len(rows["train"])), *common),
+        *_over("practice", "altered", min(practice // 2, len(rows["train"])), *common),
+        *_over("practice", "strange", practice // 8, *common),
+        *(Job("planted", family, 0, 0, *common) for family in copies.FAMILIES),
     ]
+
+
+def _over(kind: Kind, what: str, n: int, *common: Any) -> list[Job]:
+    return [Job(kind, what, start, min(start + BLOCK, n), *common) for start in range(0, n, BLOCK)]
 
 
 def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int, labelled: bool) -> list[Job]:
@@ -147,13 +145,13 @@ def third(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[s
 
 def fourth(cohort: Path, data: Dataset, state: Path, recipe: Recipe, rows: dict[str, Rows], images: int) -> list[Job]:
     """Return the jobs that need the yardstick: outliers in the cohort, and one per cohort that is spoiled on purpose; re-identification."""
-    text = recipe.model_dump_json()
+    common = (cohort, data.record.path, state, recipe.model_dump_json())
     tried = selftest.applicable(len(data.facts["classes"]), len(rows["embed_holdout"]))
     kinds: list[tuple[Kind, str]] = [("selftest", what) for what in tried]
     kinds += [("reidentify", "patients")] if unidentifiable(data, rows) is None else []
     return [
-        *(Job("outlier", "cohort", k, min(k + BLOCK, images), cohort, data.record.path, state, text) for k in range(0, images, BLOCK)),
-        *(Job(kind, what, 0, 0, cohort, data.record.path, state, text) for kind, what in kinds),
+        *_over("outlier", "cohort", images, *common),
+        *(Job(kind, what, 0, 0, *common) for kind, what in kinds),
     ]
 
 

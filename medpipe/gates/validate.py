@@ -81,10 +81,10 @@ def validate(
         rows |= membership.chosen(rows["embed_train"], rows["embed_holdout"], recipe.gates.membership_images, recipe.seed)
         rows |= {"patients": patients}
         save(making.state, PLAN, rows)
-        work = plan.first(source.path, data, making.state, recipe, rows, len(index))
+        work = plan.first(source.path, data, making.state, recipe, rows)
         if model is not None:
             work += membership.planned(source.path, data.record.path, making.state, recipe.model_dump_json(), rows, model.path)
-        later = plan.second(source.path, data, making.state, recipe, rows)
+        later = plan.second(source.path, data, making.state, recipe, rows, len(index))
         frozen = plan.third(source.path, data, making.state, recipe, rows, len(index), bool(source.facts["classes"]))
         last = plan.fourth(source.path, data, making.state, recipe, rows, len(index))
         _run((work, later, frozen, last), executor, progress)

@@ -8,6 +8,7 @@ patch of the query may lie one step off its place, so that bent and moved copies
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from medpipe.gates.features import blurred
 from medpipe.gates.geometry import points, sampled, unit
+from medpipe.gates.room import Room, parts
 
 STEP = 0.11
 """How far a patch is tried off its place, of half the side."""
@@ -50,6 +52,14 @@ def mirrors(axes: int) -> Tensor:
     return torch.tensor([[*signs, *(1.0,) * (axes - 2)] for signs in itertools.product((1.0, -1.0), repeat=2)])
 
 
+def _read(images: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield part after part of the patches of the images (G, 1, …), unit vectors (Q, part, P)."""
+    local, centres = _places(images.ndim - 2)
+    for part in parts(len(images)):
+        fine = detail(images[part].float())
+        yield part, torch.stack([unit(sampled(fine, (local + centre).expand(len(fine), -1, -1))[:, 0]) for centre in centres])
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The training images with the most votes for each query, the best first."""
@@ -68,24 +78,39 @@ class Ranking:
     move: Tensor  # (N, R)
 
 
+@dataclass(frozen=True)
 class Patches:
     """The whitened patches of the training images."""
 
-    def __init__(self, images: Tensor) -> None:
-        axes = images.ndim - 2
-        self.local, self.centres = _places(axes)
-        self.moves, self.mirrors = moves(axes), mirrors(axes)
-        self.window = points(axes, 14 if axes == 2 else 8, REACH)
-        fine = detail(images)
-        bases, vectors = [], []
-        for centre in self.centres:
-            read = unit(sampled(fine, (self.local + centre).expand(len(fine), -1, -1))[:, 0])
-            variance, directions = torch.linalg.eigh(read.mT @ read / len(read))
-            variance, directions = variance[-COMPONENTS:].clamp_min(1e-6), directions[:, -COMPONENTS:]
-            basis = directions / (variance + RIDGE * variance.mean()).sqrt()
-            bases.append(basis)
-            vectors.append(functional.normalize(read @ basis, dim=1))
-        self.bases, self.vectors = torch.stack(bases), torch.stack(vectors)  # (Q, P, d), (Q, G, d)
+    bases: Tensor  # (Q, P, components)
+    vectors: Tensor  # (Q, G, components)
+    local: Tensor  # (P, axes)
+    centres: Tensor  # (Q, axes)
+    moves: Tensor  # (S, axes)
+    mirrors: Tensor  # (4, axes)
+    window: Tensor  # (P, axes)
+
+    @classmethod
+    def of(cls, images: Tensor, room: Room) -> Patches:
+        """Prepare the patches of the training images (G, 1, …)."""
+        axes, count = images.ndim - 2, len(images)
+        moments = sum(read.mT @ read for _, read in _read(images)) / count
+        variance, directions = torch.linalg.eigh(moments)  # (Q, P), (Q, P, P)
+        variance = variance[:, -COMPONENTS:].clamp_min(1e-6)
+        bases = directions[..., -COMPONENTS:] / (variance + RIDGE * variance.mean(1, keepdim=True)).sqrt()[:, None]
+        vectors = room.made("patches", (len(bases), count, bases.shape[2]), torch.float)
+        for part, read in _read(images):
+            vectors[:, part] = functional.normalize(read @ bases, dim=2)
+        return cls._in(axes, bases, vectors)
+
+    @classmethod
+    def opened(cls, bases: Tensor, count: int, axes: int, room: Room) -> Patches:
+        """Open the patches of `count` training images that lie in `room`."""
+        return cls._in(axes, bases, room.opened("patches", (len(bases), count, bases.shape[2]), torch.float))
+
+    @classmethod
+    def _in(cls, axes: int, bases: Tensor, vectors: Tensor) -> Patches:
+        return cls(bases, vectors, *_places(axes), moves(axes), mirrors(axes), points(axes, 14 if axes == 2 else 8, REACH))
 
     def _of(self, queries: Tensor, mirrors: Tensor) -> Tensor:
         """Whitened patches of the queries under every one of their `mirrors` (N or 1, M, axes) and every move, (Q, N · M · moves, d)."""
@@ -102,13 +127,14 @@ class Patches:
         Those whose group (G,) is the query's own (N,) are passed over.
         """
         n, s, mine = len(queries), len(self.moves), self._of(queries, mirrors[:, None])
-        found = []
+        best, index = torch.empty(n, 0), torch.empty(n, 0, dtype=torch.long)
         for start in range(0, self.vectors.shape[1], BLOCK):
             block = self.vectors[:, start : start + BLOCK]
             votes = torch.bmm(mine, block.mT).reshape(len(block), n, s, -1).amax(2).sum(0)  # (N, B)
-            found.append(votes.masked_fill(groups[start : start + BLOCK] == own[:, None], -2.0))
-        everyone = torch.cat(found, 1)
-        return everyone.topk(min(count, everyone.shape[1]), dim=1).indices
+            votes = votes.masked_fill(groups[start : start + BLOCK] == own[:, None], -2.0)
+            everyone = torch.arange(start, start + votes.shape[1]).expand(n, -1)
+            best, index = _top(torch.cat([best, votes], 1), count, torch.cat([index, everyone], 1))
+        return index
 
     def rank(self, queries: Tensor, groups: Tensor, own: Tensor, whole: int, single: int) -> Ranking:
         """Rank the training images for each query (N, 1, …); those whose group (G,) is the query's own (N,) are passed over."""

@@ -86,8 +86,8 @@ def test_the_yardstick_does_not_depend_on_the_cohort(report: Record, data: Recor
     index = pd.read_parquet(bad.path / "index.parquet")
     rows = plan.parts(source, plan.known_digests(source)[1], index, RECIPE.seed)
     save(state, PLAN, rows)
-    work = plan.first(bad.path, source, state, RECIPE, rows, len(index))[:1]
-    work += [job for job in plan.second(bad.path, source, state, RECIPE, rows) if job.what != "cohort"]
+    work = [job for job in plan.first(bad.path, source, state, RECIPE, rows) if job.kind == "encoder"]
+    work += [job for job in plan.second(bad.path, source, state, RECIPE, rows, len(index)) if job.kind == "embed" and job.what != "cohort"]
     work += plan.third(bad.path, source, state, RECIPE, rows, len(index), True)[:1]
     shutil.rmtree(bad.path)  # no image and no label of the cohort is read
     for job in work:

@@ -26,14 +26,15 @@ def prepared(job: Job) -> Arrays:
 
 
 @lru_cache(maxsize=1)
-def _gallery(state: Path) -> Gallery:
-    """One worker does many jobs of one run."""
+def _gallery(state: Path, made: int) -> Gallery:
+    """One worker does many jobs of one run; a long-lived one may meet the same folder again, with what was `made` at another time."""
     return Gallery.opened(found(state, GALLERY), Room(state))
 
 
 def searched(job: Job, images: store.Images, own: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Measure images (N, C, …) against the training images, but for those of the patient `own` (N,)."""
-    return alignment.measures(_gallery(job.state), images, own)
+    made = (job.state / f"{GALLERY}.npz").stat().st_mtime_ns
+    return alignment.measures(_gallery(job.state, made), images, own)
 
 
 def digests(images: store.Images) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from builders_gates import Images, people
 
 from medpipe.gates import alignment, copies, room
 from medpipe.gates.alignment import MEASURES
+from medpipe.gates.copy_search import searched
 from medpipe.gates.gallery import MAPPED, Gallery, shortlist
 from medpipe.gates.geometry import grey
+from medpipe.gates.job import GALLERY, Job, save
 from medpipe.gates.room import Room
 
 
@@ -51,3 +54,16 @@ def test_the_bank_finds_copies_that_were_moved_by_a_fifth_of_the_side(share: flo
     index, warps, _ = shortlist(Gallery.of(images), grey(np.rint(moved * 255).astype(np.uint8)), torch.full((20,), -1), 1)
     assert (index[:, 0] == torch.arange(20)).sum() >= 19
     assert (warps[:, 0, 0, -1].abs() - 0.4).abs().max() < 0.1
+
+
+def test_a_worker_that_meets_a_folder_again_does_not_search_what_was_there_before(train: Images, tmp_path: Path) -> None:
+    state, found = tmp_path / "state", []
+    for known in (train[:60], train[60:]):
+        state.mkdir()
+        made = Gallery.made(known.__getitem__, np.arange(len(known)), Room(state))
+        save(state, GALLERY, made.arrays)
+        job = Job("score", "cohort", 0, 4, tmp_path, tmp_path, state, "{}")
+        assert searched(job, train[:4]).tobytes() == alignment.measures(Gallery.of(known), train[:4]).tobytes()
+        found.append(searched(job, train[:4]))
+        shutil.rmtree(state)
+    assert not np.array_equal(*found)

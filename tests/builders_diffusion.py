@@ -18,7 +18,7 @@ from medpipe.records import MadeFrom, Record
 SMALL = {
     "images": {"size": 8},
     "model": {"channels": [32, 32], "blocks": [1, 1]},
-    "train": {"images": 256, "batch": 32, "warmup_images": 64, "state_images": 64},
+    "train": {"images": 256, "batch": 32, "warmup_images": 64, "state_images": 64, "precision": "fp32"},
     "cohort": {"images": 40, "spare": 0, "shard": 16, "batch": 8, "steps": 4},
     "compute": {"threads": 1, "workers": 1},
 }

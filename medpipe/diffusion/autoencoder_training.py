@@ -48,7 +48,7 @@ class AutoencoderTraining:
     def __init__(self, recipe: Recipe, stored: Stored, file: Path) -> None:
         self.recipe, self.settings, self.stored, self.file = recipe, recipe.autoencoder, stored, file
         self.device = devices.device(recipe.compute.device)
-        self.dtype = devices.precision(recipe.train.precision, self.device)
+        self.dtype = devices.precision(recipe.train.precision, self.device, stored.shape[1:], stored.shape[2])
         shape = tuple(stored.shape[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.child(recipe.seed, "autoencoder", "weights"))

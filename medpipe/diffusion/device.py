@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -18,14 +19,25 @@ def device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def precision(wanted: Literal["auto", "fp32", "bf16"], on: str) -> torch.dtype:
-    """Return the dtype of the network's products: bf16 only where the hardware multiplies it."""
+def precision(wanted: Literal["auto", "fp32", "bf16"], on: str, shape: Sequence[int] = (), side: int = 1) -> torch.dtype:
+    """Return the dtype of the network's products: bf16 only where the hardware multiplies it.
+
+    `shape` (C, …) is that of what is trained on, of which the network sees every halving down to 1 / `side`. Raises InputError where bf16
+    is asked for and cannot be trusted: kernels of 3 over volumes that are two slices deep get random gradients from torch 2.13 on CPUs.
+    """
+    depths = {shape[1] >> level for level in range(side.bit_length())} if len(shape) == 4 and on == "cpu" else set()
+    if wanted == "bf16" and 2 in depths:
+        raise InputError(
+            f"train.precision is 'bf16' and volumes of {tuple(shape[1:])} are two slices deep inside of this network, where torch on CPUs "
+            "gives wrong gradients: use 'auto' or 'fp32'"
+        )
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bf16" else torch.float32
     if on == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = cast(dict[str, Any], torch.cpu.get_capabilities())
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+    multiplies = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return torch.bfloat16 if multiplies and 2 not in depths else torch.float32
 
 
 COMPILE_PAYS_IMAGES = 200_000

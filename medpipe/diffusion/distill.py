@@ -71,7 +71,9 @@ def distill(dataset: str, teacher: Path, out: Path, recipe: Recipe, wanted: Made
 
 
 def _precision(model: dict[str, Any], on: str) -> torch.autocast:
-    return torch.autocast(on, torch.bfloat16, enabled=devices.precision(model["precision"], on) == torch.bfloat16)
+    """Without a cache: the context spans many steps, and cached weights would stay as they were before the first."""
+    wanted = devices.precision(model["precision"], on)
+    return torch.autocast(on, torch.bfloat16, enabled=wanted == torch.bfloat16, cache_enabled=False)
 
 
 def _check(teacher: Record, dataset: str, model: dict[str, Any], recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medpipe import seeds
+from medpipe import seeds, sizes
 from medpipe.diffusion import checkpoint, compilation, curve, glimpse, state
 from medpipe.diffusion import device as devices
 from medpipe.diffusion.batches import Batch, Batches, Split, parts_of
@@ -68,7 +68,7 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, model: dict[str, Any], split: Split, validation: Fixed, world: World) -> None:
         self.recipe, self.folder, self.model, self.split, self.validation, self.world = recipe, folder, model, split, validation, world
         self.device = devices.device(recipe.compute.device)
-        self.dtype = devices.precision(recipe.train.precision, self.device)
+        self.dtype = devices.precision(recipe.train.precision, self.device, model["shape"], sizes.side(recipe.model))
         self.conditions = Conditions.from_json(model["conditions"])
         self.maps = Maps.from_json(model["maps"], model["shape"][0])
         with torch.random.fork_rng(devices=[]):

@@ -83,6 +83,17 @@ def test_a_student_comes_nearer_to_its_teacher_than_it_began(tmp_path: Path, dat
     assert curve["images"].iloc[-1] == student.facts["images"] == 2048
 
 
+def test_a_student_in_bf16_learns_too(tmp_path: Path, data: Path) -> None:
+    """Weights that autocast keeps as they were before the first step would leave it where it began."""
+    half = {"precision": "bf16", "images": 1000}
+    known = train(data, tmp_path / "teacher", small(train=half)).path
+    apart = [
+        train(data, tmp_path / str(images), asked(train=half, distill={"images": images}), teacher=known).facts["student"]["rms_to_teacher"]
+        for images in (64, 1024)
+    ]
+    assert apart[1] < 0.9 * apart[0]
+
+
 def test_a_student_samples_on_its_own_levels_and_obeys_its_condition(tmp_path: Path, student: Record) -> None:
     assert student.facts["student"]["evaluations"] == 2
     assert student.facts["student"]["sigmas"] == schedules.karras(8, 0.005, 3.0)[::4].tolist()

@@ -187,6 +187,11 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_bf16_and_compilation_follow_fixed_rules() -> None:
     assert devices.precision("bf16", "cpu") is torch.bfloat16
     assert devices.precision("fp32", "cuda") is torch.float32
+    assert devices.precision("bf16", "cuda", (1, 8, 8, 8), 4) is torch.bfloat16
+    assert devices.precision("bf16", "cpu", (1, 16, 8, 8), 4) is torch.bfloat16
+    assert devices.precision("auto", "cpu", (1, 8, 8, 8), 4) is torch.float32  # 8 / 4 slices: torch's gradients would be random numbers
+    with pytest.raises(InputError, match="two slices deep"):
+        devices.precision("bf16", "cpu", (1, 4, 8, 8), 4)
     assert not devices.may_compile("auto", "cpu", torch.float32, 10**9)
     assert devices.may_compile("on", "cpu", torch.float32, 1)
     assert not devices.may_compile("off", "cuda", torch.bfloat16, 10**9)

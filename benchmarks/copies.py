@@ -19,7 +19,6 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks.images import distinct
+from benchmarks.images import DATA, distinct
 from benchmarks.table import Row
 from medpipe.gates import alignment, copies, copy_gate
 from medpipe.gates.copies import clopper_pearson
@@ -37,7 +36,6 @@ from medpipe.gates.gallery import Gallery
 from medpipe.settings import GatesSettings
 
 LONG = True
-DATA = Path(os.environ.get("MEDPIPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SETTINGS = GatesSettings()
 COPIES = int(os.environ.get("COPIES", "48"))
 AT_ONCE, ROUNDS, FOLDS = 64, 10, 5

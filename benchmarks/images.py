@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+DATA = Path(os.environ.get("MEDPIPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
 
 def distinct(*parts: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the images (N, 28, 28) and labels (N,) of the `parts` of PneumoniaMNIST (MEDPIPE_DATA), each image once, shuffled."""
-    file = Path(os.environ.get("MEDPIPE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "pneumoniamnist.npz"
+    file = DATA / "pneumoniamnist.npz"
     if not file.is_file():
         sys.exit("no pneumoniamnist.npz: set MEDPIPE_DATA to the folder that holds it")
     with np.load(file) as held:

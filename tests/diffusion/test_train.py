@@ -94,7 +94,9 @@ def test_a_killed_training_ends_in_the_same_bytes(tmp_path: Path, dataset: Datas
 def test_volumes_colours_and_sixteen_bits_train_too(tmp_path: Path, dataset: Datasets, recipe: Recipes) -> None:
     for name, shape, dtype in (("volume", (1, 8, 8, 8), "uint8"), ("colour", (3, 8, 8), "uint8"), ("deep", (1, 8, 8), "uint16")):
         source = dataset(name, shape=shape, dtype=dtype, images=48).path
-        made = train(source, tmp_path / f"{name}-out", recipe(train={"images": 64}, images={"dimensions": len(shape) - 1}))
+        made = train(
+            source, tmp_path / f"{name}-out", recipe(train={"images": 64, "precision": "auto"}, images={"dimensions": len(shape) - 1})
+        )
         assert made.facts["shape"] == list(shape)
 
 
